@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a comparison will cost, before it starts: dense-equivalent epochs, and seconds from a short probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sparsekit.benchmarks.engine import Workbench, clock, make_sgd, train
+from sparsekit.benchmarks.methods import as_method
+from sparsekit.benchmarks.recipe import RunConfig
+
+PROBE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted cost of one run after the dense network exists.
+
+    dense_epochs: forward+backward passes over the training images. seconds: at the speed of the probe.
+    """
+
+    config: RunConfig
+    dense_epochs: float
+    seconds: float
+
+
+def seconds_per_epoch(bench: Workbench) -> float:
+    """Seconds of one epoch of dense training, from ``PROBE_STEPS`` steps after as many for warming up."""
+    model = bench.network(seed=0)
+    optimizer = make_sgd(bench.recipe)(list(model.parameters()))
+    batches = bench.batches(seed=0, phase=9)
+    train(model, batches, optimizer, PROBE_STEPS)
+    start = clock(bench.recipe.device)
+    train(model, batches, optimizer, PROBE_STEPS)
+    return (clock(bench.recipe.device) - start) / PROBE_STEPS * bench.steps_per_epoch
+
+
+def forecast(configs: Iterable[RunConfig], bench: Workbench) -> tuple[list[Forecast], float]:
+    """One forecast per run, and the seconds that one dense network takes (needed once per seed)."""
+    epoch = seconds_per_epoch(bench)
+    rows = []
+    for config in configs:
+        passes = as_method(config.method).passes(config.recipe, config.sparsity, bench.images)
+        rows.append(Forecast(config, passes, passes * epoch))
+    return rows, bench.recipe.dense_epochs * epoch

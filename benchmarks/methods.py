@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The methods that a comparison can run: how each is built from a recipe, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, OneShotMagnitude, SpODE
+from sparsekit.pruners.base import BasePruner, Loss
+from sparsekit.schedules import Cubic, imp_ladder
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a method starts from.
+
+    model: sparsified, holding the dense weights. init: state_dict before the dense training. steps_per_epoch: batches of
+    the recipe's size in one epoch. images: training images.
+    """
+
+    model: nn.Module
+    loss: Loss
+    init: Mapping[str, Tensor]
+    sparsity: float
+    recipe: Recipe
+    steps_per_epoch: int
+    images: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of one retraining phase."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by its name.
+
+    build: makes the pruner. finetune: is the pruner followed by fine-tuning for ``recipe.epochs``?
+    passes: passes over one epoch's images, in dense-equivalent epochs, of a run (fine-tuning included).
+    steps: pruner steps of a run (fine-tuning excluded).
+    """
+
+    build: Callable[[Start], BasePruner]
+    passes: Callable[[Recipe, float, int], float]
+    steps: Callable[[Recipe, float, int], int]
+    finetune: bool = False
+    ode_batches: bool = False
+    summary: str = ""
+
+
+def make_sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
+    """Factory of the optimizer that every phase uses."""
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        )
+
+    return build
+
+
+def _imp(rewind: str) -> Callable[[Start], BasePruner]:
+    def build(start: Start) -> BasePruner:
+        return IMP(
+            start.model,
+            start.loss,
+            start.sparsity,
+            optimizer=make_sgd(start.recipe),
+            steps_per_round=start.steps,
+            rate=start.recipe.imp_rate,
+            rewind=rewind,
+            rewind_state=start.init if rewind == "init" else None,
+        )
+
+    return build
+
+
+def _budget(recipe: Recipe) -> int:
+    return recipe.budget_epochs or 2 * recipe.epochs
+
+
+def _imp_budget(start: Start) -> BasePruner:
+    budget = _budget(start.recipe) * start.steps_per_epoch
+    rate = start.recipe.imp_rate
+    return IMP(
+        start.model, start.loss, start.sparsity, optimizer=make_sgd(start.recipe), budget=budget, rate=rate, rewind="lr"
+    )
+
+
+def _omp(start: Start) -> BasePruner:
+    optimizer = make_sgd(start.recipe)
+    return OMP(start.model, start.loss, start.sparsity, optimizer=optimizer, steps=start.steps, rewind_state=start.init)
+
+
+def _one_shot(start: Start) -> BasePruner:
+    return OneShotMagnitude(
+        start.model, start.loss, start.sparsity, optimizer=make_sgd(start.recipe), steps=start.steps
+    )
+
+
+def _bip(cubic: bool = False, released: bool = False, **options: Any) -> Callable[[Start], BasePruner]:
+    def build(start: Start) -> BasePruner:
+        recipe = start.recipe
+        ramp = Cubic(initial=0.0, final=start.sparsity, start=0, end=max(1, int(0.6 * start.steps)))
+        return BiP(
+            start.model,
+            start.loss,
+            start.sparsity,
+            steps=start.steps,
+            lower=make_sgd(recipe)(list(start.model.parameters())),
+            upper_lr=recipe.upper_lr,
+            gamma=1e4 if released else recipe.gamma,
+            schedule=ramp if cubic else None,
+            options=BiPOptions(variant="released" if released else "paper", **options),
+        )
+
+    return build
+
+
+def _spode(start: Start) -> BasePruner:
+    return SpODE(start.model, start.loss, start.sparsity, steps=start.recipe.ode_steps, radius=start.recipe.radius)
+
+
+def _rounds(recipe: Recipe, sparsity: float) -> int:
+    return len(imp_ladder(sparsity, recipe.imp_rate))
+
+
+def _phase_epochs(factor: float) -> Callable[[Recipe, float, int], float]:
+    return lambda recipe, sparsity, images: factor * recipe.epochs
+
+
+def _phase_steps(recipe: Recipe, sparsity: float, per_epoch: int) -> int:
+    return recipe.epochs * per_epoch
+
+
+_IMP_COST: dict[str, Any] = {
+    "passes": lambda recipe, sparsity, images: _rounds(recipe, sparsity) * recipe.epochs,
+    "steps": lambda recipe, sparsity, per_epoch: _rounds(recipe, sparsity) * recipe.epochs * per_epoch,
+}
+
+METHODS: dict[str, Method] = {
+    "imp": Method(_imp("lr"), **_IMP_COST, summary="iterative magnitude pruning, learning-rate rewinding"),
+    "imp-lth": Method(_imp("init"), **_IMP_COST, summary="iterative magnitude pruning, weights rewound to init"),
+    "imp-finetune": Method(_imp("none"), **_IMP_COST, summary="iterative magnitude pruning, no rewinding"),
+    "imp-budget": Method(
+        _imp_budget,
+        lambda recipe, sparsity, images: _budget(recipe),
+        lambda recipe, sparsity, per_epoch: _budget(recipe) * per_epoch,
+        summary="IMP with a fixed total of retraining, linear learning rate in each round",
+    ),
+    "omp": Method(_omp, _phase_epochs(1), _phase_steps, summary="one-shot magnitude, retrained from init"),
+    "oneshot": Method(_one_shot, _phase_epochs(1), _phase_steps, summary="one-shot magnitude, fine-tuned"),
+    "bip": Method(_bip(), _phase_epochs(2), _phase_steps, summary="bi-level pruning as in the paper"),
+    "bip-cubic": Method(_bip(cubic=True), _phase_epochs(2), _phase_steps, summary="BiP with a cubic sparsity ramp"),
+    "bip-1pass": Method(
+        _bip(cubic=True, passes=1, scores="tied"),
+        _phase_epochs(1),
+        _phase_steps,
+        summary="BiP in one pass with tied scores and a cubic ramp",
+    ),
+    "bip-released": Method(_bip(released=True), _phase_epochs(2), _phase_steps, summary="BiP as the released code does"),
+    "spode": Method(
+        _spode,
+        lambda recipe, sparsity, images: recipe.ode_steps * min(recipe.ode_batch, images) / images + recipe.epochs,
+        lambda recipe, sparsity, per_epoch: recipe.ode_steps,
+        finetune=True,
+        ode_batches=True,
+        summary="sparsity-indexed ODE, then fine-tuning",
+    ),
+}
+
+
+def as_method(name: str) -> Method:
+    """The method called ``name``; raises ValueError listing the known ones."""
+    if name not in METHODS:
+        raise ValueError(f"compare: methods: expected some of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a comparison fixes for all its methods (Recipe), and one run of it (RunConfig) with its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sparsekit.pruners.base import checked_count, checked_sparsity
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the methods of one comparison share. Learning rates follow SGD with Nesterov momentum, cosine.
+
+    data: name or folder for load_data. limit: examples of each split, None for all. network: name for build_network.
+    dense_epochs: of the dense training that every method starts from. epochs: of one retraining phase: a round of IMP, the
+        retraining of OMP, a BiP run, the fine-tuning after SpODE and after one-shot magnitude.
+    batch_size, lr, momentum, weight_decay: of every phase that trains weights.
+    skip: globs of layers that no method prunes.
+    imp_rate: fraction of the remaining weights that a round of IMP removes.
+    budget_epochs: retraining epochs of budgeted IMP over all its rounds; 0 means twice ``epochs``.
+    upper_lr, gamma: of BiP's scores. ode_steps, ode_batch, radius: of SpODE.
+    device: "cpu" or "cuda"; part of the identity because a row holds times.
+    """
+
+    data: str = "digits"
+    limit: int | None = None
+    network: str = "convnet"
+    dense_epochs: int = 20
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    skip: tuple[str, ...] = ()
+    imp_rate: float = 0.2
+    budget_epochs: int = 0
+    upper_lr: float = 0.1
+    gamma: float = 1.0
+    ode_steps: int = 100
+    ode_batch: int = 512
+    radius: float = 1.1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, least in (("dense_epochs", 1), ("epochs", 1), ("batch_size", 2), ("ode_steps", 1), ("ode_batch", 2)):
+            checked_count("Recipe", name, getattr(self, name), least)
+        checked_count("Recipe", "budget_epochs", self.budget_epochs, 0)
+        if self.limit is not None:
+            checked_count("Recipe", "limit", self.limit)
+        for name in ("lr", "upper_lr", "gamma"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Recipe: {name}: expected a number > 0, got {getattr(self, name)!r}")
+        if not 0 < self.imp_rate < 1:
+            raise ValueError(f"Recipe: imp_rate: expected a number in (0, 1), got {self.imp_rate!r}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"Recipe: device: expected cpu or cuda, got {self.device!r}")
+
+    def dense_part(self) -> Recipe:
+        """The recipe with everything at its default that the dense training does not depend on."""
+        kept = ("data", "limit", "network", "dense_epochs", "batch_size", "lr", "momentum", "weight_decay", "device")
+        return Recipe(**{name: getattr(self, name) for name in kept})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a method at a sparsity with a seed under a recipe."""
+
+    method: str
+    sparsity: float
+    seed: int
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        checked_sparsity("RunConfig", self.sparsity)
+        checked_count("RunConfig", "seed", self.seed, 0)
+
+    @property
+    def id(self) -> str:
+        """12 hex digits; a setting left at its default does not enter, so a new setting renames no old run."""
+        return identity({"method": self.method, "sparsity": self.sparsity, "seed": self.seed} | non_default(self.recipe))
+
+
+def non_default(recipe: Recipe) -> dict[str, Any]:
+    """Settings that differ from their defaults."""
+    return {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
+
+
+def identity(values: dict[str, Any]) -> str:
+    """12 hex digits that identify ``values``."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON values."""
+    return asdict(recipe) | {"skip": list(recipe.skip)}
+
+
+def recipe_for(data: str, **changes: Any) -> Recipe:
+    """Defaults for a data set (digits: a demo of minutes on a CPU; images: the compressed CIFAR schedule), then changes."""
+    base = Recipe() if data == "digits" else Recipe(data=data, network="resnet20", batch_size=128, lr=0.1)
+    return replace(base, **{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients at the effective weight z = where(m, theta, 0): dense, first order fused, or of any order on the plain path.
+
+``autograd.grad`` is used throughout, so no ``.grad`` of the user's is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.nn import dense_gradient, effective_weights, masked_layers
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def _checked_loss(function: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{function}: loss: expected a differentiable scalar tensor, got {got}")
+    return value.reshape(())
+
+
+def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """dl/dz for every masked layer, pruned entries included, by one forward and one backward pass.
+
+    Args:
+        model: sparsified; its modes and ``.grad`` are left alone.
+        loss: (model, batch) -> scalar.
+        batch: whatever ``loss`` understands.
+
+    Returns:
+        (loss value, detached 0-d; {layer name: tensor of the weight's shape and dtype}).
+    """
+    layers = masked_layers(model)
+    with torch.enable_grad(), dense_gradient(model):
+        value = _checked_loss("dense_gradients", loss(model, batch))
+        dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
+    return value.detach(), _named(layers, dz)
+
+
+def gradients_at(
+    model: nn.Module, loss: Loss, batch: Any, z: Mapping[str, Tensor], create_graph: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """dl/dz with the layers' effective weights set to ``z``, on the plain dense path.
+
+    Args:
+        z: layer name -> tensor of the weight's shape; never modified. Names left out keep their masked weight and get
+            no gradient.
+        create_graph: keep the graph, for second derivatives; the values of z should then require grad. The layers left
+            out take the plain path too, because the masked ops are differentiable once.
+
+    Returns:
+        (loss value, {layer name: gradient}); both attached to the graph when ``create_graph``, else detached.
+    """
+    keep = {name for name, value in z.items() if create_graph and value.requires_grad}
+    leaves = {name: value if name in keep else value.detach().requires_grad_() for name, value in z.items()}
+    others = _plain_weights(model, leaves) if create_graph else {}
+    with torch.enable_grad(), effective_weights(model, {**others, **leaves}):
+        value = _checked_loss("gradients_at", loss(model, batch))
+        dz = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
+    return value if create_graph else value.detach(), _named(leaves, dz)
+
+
+def _plain_weights(model: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masked weights of the layers that ``known`` leaves out, formed by plain differentiable ops."""
+    layers = {name: layer for name, layer in masked_layers(model).items() if name not in known}
+    with torch.enable_grad():
+        return {n: torch.where(layer.mask.dense(), layer.weight, 0) for n, layer in layers.items()}
+
+
+def _named(owners: Mapping[str, Any], gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+    """Gradients by name; a layer that the loss did not use has a zero gradient."""
+    named: dict[str, Tensor] = {}
+    for (name, owner), gradient in zip(owners.items(), gradients, strict=True):
+        like = owner if isinstance(owner, Tensor) else owner.weight
+        named[name] = torch.zeros_like(like) if gradient is None else gradient
+    return named

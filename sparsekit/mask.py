@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mask and Masks: which weights are kept, as values. Storage is packed words; ``dense()`` is for people."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsekit import ops
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Keep-pattern of one weight.
+
+    words: int32 [rows, ceil(cols/32)], layout as ``ops.pack_mask``; padding bits are zero.
+    shape: shape of the weight.
+
+    Raises ValueError or TypeError when words and shape do not belong together.
+    """
+
+    words: Tensor
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        ops.masks.check_words("Mask", self.words, self.shape, "a mask of shape")
+
+    @classmethod
+    def full(cls, shape: Sequence[int], device: torch.device | str | None = None) -> Mask:
+        """The mask that keeps everything."""
+        return cls.from_dense(torch.ones(tuple(shape), dtype=torch.bool, device=device))
+
+    @classmethod
+    def from_dense(cls, mask: Tensor) -> Mask:
+        """Pack a bool tensor of the weight's shape (True = kept)."""
+        return cls(ops.pack_mask(mask), tuple(mask.shape))
+
+    def dense(self) -> Tensor:
+        """Bool tensor of the weight's shape, True where the weight is kept."""
+        return ops.unpack_mask(self.words, self.shape)
+
+    @property
+    def numel(self) -> int:
+        """Number of weights, kept or not."""
+        rows, cols = ops.rows_cols(self.shape)
+        return rows * cols
+
+    def count(self) -> int:
+        """Number of weights kept."""
+        return int(ops.popcount(self.words))
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights removed, in [0, 1]; 0 for an empty weight."""
+        return 1.0 - self.count() / self.numel if self.numel else 0.0
+
+    def clone(self) -> Mask:
+        """A copy with storage of its own."""
+        return Mask(self.words.clone(), self.shape)
+
+    def _other(self, other: Mask) -> Tensor:
+        if not isinstance(other, Mask):
+            raise TypeError(f"Mask: operand: expected a Mask, got {type(other).__name__}")
+        if other.shape != self.shape:
+            raise ValueError(f"Mask: operand: expected shape {self.shape}, got {other.shape}")
+        return other.words
+
+    def __and__(self, other: Mask) -> Mask:
+        return Mask(self.words & self._other(other), self.shape)
+
+    def __or__(self, other: Mask) -> Mask:
+        return Mask(self.words | self._other(other), self.shape)
+
+    def __xor__(self, other: Mask) -> Mask:
+        return Mask(self.words ^ self._other(other), self.shape)
+
+    def __invert__(self) -> Mask:
+        # xor with the full mask, because inverting the words would set the padding bits.
+        return self ^ Mask.full(self.shape, self.words.device)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and self.shape == other.shape and torch.equal(self.words, other.words)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __repr__(self) -> str:
+        return f"Mask(shape={self.shape}, kept={self.count()}, sparsity={self.sparsity:.4f})"
+
+
+class Masks(Mapping[str, Mask]):
+    """Masks of a model by layer name, in module order: a snapshot, independent of the live model."""
+
+    def __init__(self, masks: Mapping[str, Mask]) -> None:
+        self._masks = dict(masks)
+
+    def __getitem__(self, name: str) -> Mask:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Masks) and list(self) == list(other) and all(self[k] == other[k] for k in self)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def count(self) -> int:
+        """Weights kept over all layers."""
+        return sum(mask.count() for mask in self.values())
+
+    @property
+    def numel(self) -> int:
+        """Weights over all layers, kept or not."""
+        return sum(mask.numel for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights removed over all layers, in [0, 1]."""
+        return 1.0 - self.count() / self.numel if self.numel else 0.0
+
+    def _check_names(self, other: Masks) -> None:
+        if set(self) != set(other):
+            difference = ", ".join(sorted(set(self) ^ set(other)))
+            raise ValueError(f"Masks: operand: expected the same layers, got a difference in {difference}")
+
+    def overlap(self, other: Masks) -> float:
+        """Intersection over union of the kept weights, in [0, 1]; 1 when both keep nothing."""
+        self._check_names(other)
+        both = sum((self[name] & other[name]).count() for name in self)
+        either = sum((self[name] | other[name]).count() for name in self)
+        return both / either if either else 1.0
+
+    def hash(self) -> str:
+        """Hex digest of names, shapes and bits: equal exactly when the masks are equal."""
+        digest = hashlib.sha256()
+        for name, mask in self.items():
+            digest.update(f"{name}:{mask.shape}:".encode())
+            digest.update(mask.words.cpu().numpy().astype("<i4").tobytes())
+        return digest.hexdigest()
+
+    def table(self) -> str:
+        """Plain-text table: layer, shape, weights kept, sparsity; the last line is the total."""
+        rows = [(name, "x".join(map(str, m.shape)), m.count(), m.numel) for name, m in self.items()]
+        rows.append(("total", "", self.count(), self.numel))
+        width = max(len(r[0]) for r in rows)
+        lines = [f"{'layer':<{width}}  {'shape':>16}  {'kept':>12}  {'of':>12}  sparsity"]
+        for name, shape, kept, n in rows:
+            lines.append(f"{name:<{width}}  {shape:>16}  {kept:>12,}  {n:>12,}  {1 - kept / n if n else 0.0:>8.2%}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.table()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drop-in masked layers, and attaching them to a model."""
+
+from __future__ import annotations
+
+from sparsekit.nn.access import (
+    dense_gradient,
+    dense_state_dict,
+    effective_weights,
+    masked_layers,
+    masks,
+    set_masks,
+    summary,
+)
+from sparsekit.nn.attach import SparsifyReport, finalize, sparsify
+from sparsekit.nn.batchnorm import frozen_batchnorm, recalibrate_batchnorm
+from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
+from sparsekit.nn.guard import guard_
+from sparsekit.nn.linear import MaskedLinear
+from sparsekit.nn.masked import MaskedLayer
+
+__all__ = [
+    "MaskedConv1d",
+    "MaskedConv2d",
+    "MaskedConv3d",
+    "MaskedLayer",
+    "MaskedLinear",
+    "SparsifyReport",
+    "dense_gradient",
+    "dense_state_dict",
+    "effective_weights",
+    "finalize",
+    "frozen_batchnorm",
+    "guard_",
+    "masked_layers",
+    "masks",
+    "recalibrate_batchnorm",
+    "set_masks",
+    "sparsify",
+    "summary",
+]

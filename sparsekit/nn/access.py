@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and setting the masks of a model, and the two ways of looking through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit import ops
+from sparsekit.mask import Mask, Masks
+from sparsekit.nn.masked import WORDS, MaskedLayer
+
+
+def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
+    """Masked layers by name in module order; layers that share one weight appear once, under the first name."""
+    seen: set[int] = set()
+    layers: dict[str, MaskedLayer] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MaskedLayer) and id(module.weight) not in seen:
+            seen.add(id(module.weight))
+            layers[name] = module
+    return layers
+
+
+def _twins(model: nn.Module) -> dict[int, list[MaskedLayer]]:
+    """All masked layers, grouped by the identity of their weight."""
+    groups: dict[int, list[MaskedLayer]] = {}
+    for module in model.modules():
+        if isinstance(module, MaskedLayer):
+            groups.setdefault(id(module.weight), []).append(module)
+    return groups
+
+
+def masks(model: nn.Module) -> Masks:
+    """Snapshot of all masks of the model, by layer name."""
+    return Masks({name: layer.mask for name, layer in masked_layers(model).items()})
+
+
+def _check_names(function: str, given: Mapping[str, object], layers: Mapping[str, MaskedLayer]) -> None:
+    if unknown := [name for name in given if name not in layers]:
+        raise ValueError(f"{function}: expected names of masked layers, got {unknown[0]!r}; known: {', '.join(layers)}")
+
+
+@torch.no_grad()
+def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
+    """Copy ``masks`` into the layers named, in place; others stay. All shapes are checked before any mask changes."""
+    layers = masked_layers(model)
+    _check_names("set_masks: masks", masks, layers)
+    for name, mask in masks.items():
+        if mask.shape != tuple(layers[name].weight.shape):
+            raise ValueError(
+                f"set_masks: masks[{name!r}]: expected shape {tuple(layers[name].weight.shape)}, got {mask.shape}"
+            )
+    groups = _twins(model)
+    for name, mask in masks.items():
+        for layer in groups[id(layers[name].weight)]:
+            layer.mask_words.copy_(mask.words)
+
+
+def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """State of the model with zeros baked in and no mask keys: loads strictly into the plain model.
+
+    Every tensor is detached; tensors of masked weights are copies, the others share memory with the model.
+    """
+    state = model.state_dict()
+    # With duplicates: a module that is registered twice has its keys twice.
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, MaskedLayer):
+            prefix = name + "." if name else ""
+            del state[prefix + WORDS]
+            state[prefix + "weight"] = module.masked_weight()
+    return cast("dict[str, Tensor]", state)
+
+
+@contextmanager
+def dense_gradient(model: nn.Module) -> Iterator[None]:
+    """Within it, forward passes give masked weights the gradient of their effective weight, unmasked."""
+    layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
+    before = [layer.dense_grad for layer in layers]
+    try:
+        for layer in layers:
+            layer.dense_grad = True
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.dense_grad = value
+
+
+@contextmanager
+def effective_weights(model: nn.Module, z: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it, the layers named use ``z`` instead of their masked weight (soft gates, |theta|, second derivatives).
+
+    Args:
+        z: layer name -> tensor of the weight's shape. The plain dense path is taken, so gradients of any order flow.
+    """
+    layers = masked_layers(model)
+    _check_names("effective_weights: z", z, layers)
+    groups = _twins(model)
+    changed = [(layer, z[name]) for name in z for layer in groups[id(layers[name].weight)]]
+    for layer, value in changed:
+        if value.shape != layer.weight.shape:
+            raise ValueError(f"effective_weights: z: expected shape {tuple(layer.weight.shape)}, got {tuple(value.shape)}")
+    before = [layer._effective for layer, _ in changed]
+    try:
+        for layer, value in changed:
+            # Past nn.Module.__setattr__, which would register a Parameter.
+            object.__setattr__(layer, "_effective", value)
+        yield
+    finally:
+        for (layer, _), value in zip(changed, before, strict=True):
+            object.__setattr__(layer, "_effective", value)
+
+
+def summary(model: nn.Module) -> str:
+    """Plain-text table of the model's masks, and of its parameters that no mask covers."""
+    covered = {id(layer.weight) for layer in masked_layers(model).values()}
+    free = sum(p.numel() for p in model.parameters() if id(p) not in covered)
+    current = masks(model)
+    total = free + current.numel
+    overall = 1 - (free + current.count()) / total if total else 0.0
+    return f"{current.table()}\nnot masked: {free:,} parameters; sparsity over all {total:,} parameters: {overall:.2%}"
+
+
+def kept_weights(words: Mapping[str, Tensor]) -> Tensor:
+    """Weights kept in each layer: int64 [layers], on the words' device."""
+    return torch.stack([ops.popcount(w) for w in words.values()])

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sparsify and finalize: turn layers into masked layers and back, exact inverses of each other.
+
+The layer object itself changes class. References to it, hooks on it, ties and the identity of its Parameters all stay,
+which a replacement object could not promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sparsekit.nn.bypass import bypassed
+from sparsekit.nn.masked import WORDS, MaskedLayer
+from sparsekit.nn.rules import MASKED_CLASS, PLAIN_CLASS, Rule, matches, own_reason
+
+
+@dataclass
+class SparsifyReport:
+    """What ``sparsify`` did: names of the masked layers, and name -> reason for every other module with weights."""
+
+    masked: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"masked {len(self.masked)} layers, skipped {len(self.skipped)}"]
+        lines += [f"  skipped {name or '(the model itself)'}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def _check_rules(argument: str, rules: Sequence[Rule], names: dict[str, nn.Module]) -> None:
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise TypeError(f"sparsify: {argument}: expected a sequence of globs and module types, got {rules!r}")
+    for rule in rules:
+        if not isinstance(rule, str) and not (isinstance(rule, type) and issubclass(rule, nn.Module)):
+            raise TypeError(f"sparsify: {argument}: expected globs and module types, got {rule!r}")
+        if isinstance(rule, str) and not any(matches(name, module, [rule]) for name, module in names.items()):
+            raise ValueError(f"sparsify: {argument}: expected globs that match a module, got {rule!r}")
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    if is_lazy(module):
+        return True
+    return any(p is not None and p.ndim >= 2 for p in module._parameters.values()) or hasattr(module, "parametrizations")
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Does the module own parameters that have no shape yet?"""
+    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in module._parameters.values())
+
+
+def _choose(model: nn.Module, skip: Sequence[Rule], only: Sequence[Rule] | None) -> SparsifyReport:
+    modules = dict(model.named_modules())
+    _check_rules("skip", skip, modules)
+    _check_rules("only", only or (), modules)
+    # By identity: a module that is registered twice may be read through either name.
+    reads = {id(owner): method for module in modules.values() for owner, method in bypassed(module)}
+    report = SparsifyReport()
+    for name, module in modules.items():
+        if not _has_matrix(module):
+            continue
+        if isinstance(module, MaskedLayer):
+            report.masked.append(name)
+            continue
+        reason = own_reason(module)
+        if reason is None and id(module) in reads:
+            reason = f"{reads[id(module)]} reads its weight without calling it"
+        if reason is None and (rule := matches(name, module, skip)):
+            reason = f"skip={rule if isinstance(rule, str) else rule.__name__}"
+        if reason is None and only is not None and not matches(name, module, only):
+            reason = "not in only"
+        if reason is None:
+            report.masked.append(name)
+        else:
+            report.skipped[name] = reason
+    _drop_half_tied(modules, report)
+    return report
+
+
+def _drop_half_tied(modules: dict[str, nn.Module], report: SparsifyReport) -> None:
+    """A weight shared with a module that would read it unmasked cannot be masked in one place only."""
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(name)
+    for name in list(report.masked):
+        outside = [o for o in owners[id(modules[name].weight)] if o not in report.masked]
+        if outside:
+            report.masked.remove(name)
+            report.skipped[name] = f"its weight is tied to {outside[0]}, which is not masked"
+            _drop_half_tied(modules, report)
+            return
+
+
+def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] | None = None) -> SparsifyReport:
+    """Turn the Linear and Conv1d/2d/3d layers of ``model`` into masked layers with full masks, in place.
+
+    Parameters, names, hooks and references stay what they were; each layer gains one buffer ``mask_words``. Shared
+    modules are converted once. A layer that is already masked keeps its mask.
+
+    Args:
+        model: any module; may itself be such a layer.
+        skip: globs over module names ("layer1.*", "fc") and module types to leave alone.
+        only: if given, globs and types outside which nothing is masked. Neither rule unmasks what is masked already.
+
+    Returns:
+        SparsifyReport: the masked layers, and every other module that owns a matrix with the reason why not.
+
+    Raises:
+        ValueError: nothing to mask, or a glob that matches no module. TypeError: arguments of a wrong kind.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"sparsify: model: expected a torch.nn.Module, got {type(model).__name__}")
+    report = _choose(model, skip, only)
+    if not report.masked:
+        raise ValueError(f"sparsify: model: expected at least one layer to mask, got none\n{report}")
+    modules = dict(model.named_modules())
+    for name in report.masked:
+        module = modules[name]
+        if not isinstance(module, MaskedLayer):
+            module.__class__ = MASKED_CLASS[type(module)]
+            module._init_mask()  # pyright: ignore[reportCallIssue]
+    return report
+
+
+@torch.no_grad()
+def finalize(model: nn.Module) -> nn.Module:
+    """Undo ``sparsify`` in place: plain layers again, with zeros written where the masks are zero.
+
+    Returns:
+        ``model``, with the keys, classes and Parameter objects that it had before ``sparsify``.
+
+    Raises:
+        ValueError: the model has no masked layer. TypeError: a masked layer has a class that sparsify does not make.
+    """
+    layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
+    if not layers:
+        raise ValueError("finalize: model: expected masked layers, got none; call sparsify first")
+    for layer in layers:
+        if type(layer) not in PLAIN_CLASS:
+            expected = ", ".join(kind.__name__ for kind in PLAIN_CLASS)
+            raise TypeError(f"finalize: model: expected layers of class {expected}, got {type(layer).__name__}")
+    for layer in layers:
+        layer.weight.copy_(layer.masked_weight())
+        del layer._buffers[WORDS]
+        layer._non_persistent_buffers_set.discard(WORDS)
+        for attribute in ("dense_grad", "_effective"):
+            layer.__dict__.pop(attribute, None)
+        layer.__class__ = PLAIN_CLASS[type(layer)]
+    return model

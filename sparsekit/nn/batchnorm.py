@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BatchNorm and pruning: statistics that fit the pruned network, and passes that leave them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _forward(model: nn.Module, batch: Any) -> Any:
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+@torch.no_grad()
+def recalibrate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any] = _forward
+) -> int:
+    """Replace the running statistics of every BatchNorm by their average over ``batches`` at the present weights.
+
+    Pruning shifts the activations, so the statistics of the dense network no longer fit; a cumulative average over 20 or
+    more batches repairs what one batch with momentum 0.1 cannot. Dropout and the like stay in eval mode.
+
+    Args:
+        model: its parameters and its modes are left as they were.
+        batches: finite; each is given to ``forward``.
+        forward: runs the model on a batch; by default ``model(batch[0])`` for tuples, ``model(batch)`` otherwise.
+
+    Returns:
+        Number of batches used; 0 when the model has no BatchNorm (nothing is drawn then).
+
+    Raises:
+        ValueError: there are BatchNorm layers but no batch.
+    """
+    norms = _batchnorms(model)
+    if not norms:
+        return 0
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    saved = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
+    copies = [[None if t is None else t.clone() for t in tensors] for tensors in saved]
+    used = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for batch in batches:
+            forward(model, batch)
+            used += 1
+        if not used:
+            for tensors, values in zip(saved, copies, strict=True):
+                for tensor, value in zip(tensors, values, strict=True):
+                    if tensor is not None and value is not None:
+                        tensor.copy_(value)
+            raise ValueError("recalibrate_batchnorm: batches: expected at least one batch, got none")
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+    return used
+
+
+@contextmanager
+def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorm layers in train mode normalise with the batch but do not move their running statistics."""
+    norms = [norm for norm in _batchnorms(model) if norm.training]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

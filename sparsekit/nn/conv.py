@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MaskedConv1d, MaskedConv2d, MaskedConv3d: the torch convolutions through a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsekit import ops
+from sparsekit.nn.masked import MaskedLayer
+
+
+def _masked_forward(layer: Any, input: Tensor, masked_conv: Callable[..., Tensor]) -> Tensor:
+    if layer._effective is not None:
+        return layer._conv_forward(input, layer._effective, layer.bias)
+    return masked_conv(
+        input,
+        layer.weight,
+        layer.mask_words,
+        layer.bias,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+        padding_mode=layer.padding_mode,
+        dense_grad=layer.dense_grad,
+    )
+
+
+class MaskedConv1d(MaskedLayer, nn.Conv1d):
+    """``nn.Conv1d`` whose forward uses ``where(m, weight, 0)``; same arguments, parameters and names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_mask()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [N, C, L] or [C, L]."""
+        return _masked_forward(self, input, ops.masked_conv1d)
+
+
+class MaskedConv2d(MaskedLayer, nn.Conv2d):
+    """``nn.Conv2d`` whose forward uses ``where(m, weight, 0)``; same arguments, parameters and names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_mask()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [N, C, H, W] or [C, H, W]."""
+        return _masked_forward(self, input, ops.masked_conv2d)
+
+
+class MaskedConv3d(MaskedLayer, nn.Conv3d):
+    """``nn.Conv3d`` whose forward uses ``where(m, weight, 0)``; same arguments, parameters and names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_mask()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [N, C, D, H, W] or [C, D, H, W]."""
+        return _masked_forward(self, input, ops.masked_conv3d)

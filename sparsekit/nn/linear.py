@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MaskedLinear: nn.Linear through a mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsekit import ops
+from sparsekit.nn.masked import MaskedLayer
+
+
+class MaskedLinear(MaskedLayer, nn.Linear):
+    """``nn.Linear`` whose forward uses ``where(m, weight, 0)``; same arguments, parameters and names."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._init_mask()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., in] -> [..., out]."""
+        if self._effective is not None:
+            return F.linear(input, self._effective, self.bias)
+        return ops.masked_linear(input, self.weight, self.mask_words, self.bias, dense_grad=self.dense_grad)

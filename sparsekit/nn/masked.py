@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MaskedLayer: what every masked layer adds to its torch layer, namely one buffer of packed mask words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit import ops
+from sparsekit.mask import Mask
+
+WORDS = "mask_words"
+_NO_MASKS = "Checkpoint has no masks for {count} sparse layer{s}; pass `masks='infer'` to take zeros as masks, "
+_NO_MASKS += "or `masks='dense'`. (sparsekit.load takes them; the layers: {names})"
+
+
+class MaskedLayer(nn.Module):
+    """Mixin of the masked layers.
+
+    ``weight`` stays the leaf Parameter under its dense name; the forward pass uses ``where(m, weight, 0)``.
+
+    mask_words: int32 buffer [rows, ceil(cols/32)] of ``weight``'s logical C order, padding bits zero.
+    dense_grad: when True, ``weight`` receives the gradient of the effective weight unmasked; set it through
+        ``sparsekit.dense_gradient``.
+    """
+
+    weight: nn.Parameter
+    mask_words: Tensor
+    dense_grad: bool = False
+    # A tensor that stands in for the masked weight (sparsekit.effective_weights); differentiable any number of times.
+    _effective: Tensor | None = None
+
+    def _init_mask(self) -> None:
+        self.register_buffer(WORDS, Mask.full(self.weight.shape, self.weight.device).words)
+
+    @property
+    def mask(self) -> Mask:
+        """Snapshot of the mask; assign a Mask to change it in place."""
+        return Mask(self.mask_words.clone(), tuple(self.weight.shape))
+
+    @mask.setter
+    def mask(self, mask: Mask) -> None:
+        if mask.shape != tuple(self.weight.shape):
+            raise ValueError(f"mask: expected shape {tuple(self.weight.shape)}, got {mask.shape}")
+        with torch.no_grad():
+            self.mask_words.copy_(mask.words)
+
+    def masked_weight(self) -> Tensor:
+        """The effective weight ``where(m, weight, 0)``, detached: weight's shape, dtype and strides."""
+        return ops.mask_weight(self.weight.detach(), self.mask_words)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + WORDS
+        words = state_dict.get(key)
+        if words is not None and (problem := _words_problem(words, self.weight)):
+            error_msgs.append(f"{key}: {problem}")
+            state_dict = {name: value for name, value in state_dict.items() if name != key}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if words is None and strict and prefix + "weight" in state_dict:
+            missing_keys.remove(key)
+            _report_missing_mask(error_msgs, prefix.rstrip(".") or "the model itself")
+
+
+def _words_problem(words: Tensor, weight: Tensor) -> str | None:
+    """Why ``words`` cannot be the mask of ``weight``, or None."""
+    if words.dtype != torch.int32:
+        return f"expected dtype torch.int32, got {words.dtype}"
+    if tuple(words.shape) != ops.words_shape(weight.shape):
+        return f"expected shape {ops.words_shape(weight.shape)}, got {tuple(words.shape)}"
+    if not words.is_meta and not torch.equal(ops.pack_mask(ops.unpack_mask(words, weight.shape)), words):
+        return "expected zero padding bits, got set ones"
+    return None
+
+
+class _MissingMasks(str):
+    """The one message about missing masks, which grows by a name for each layer that lacks one."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> _MissingMasks:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        message = cls(_NO_MASKS.format(count=len(names), s="" if len(names) == 1 else "s", names=shown))
+        message.names = names
+        return message
+
+
+def _report_missing_mask(error_msgs: list[str], name: str) -> None:
+    for i, message in enumerate(error_msgs):
+        if isinstance(message, _MissingMasks):
+            error_msgs[i] = _MissingMasks.of((*message.names, name))
+            return
+    error_msgs.append(_MissingMasks.of((name,)))

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public ops on packed masks: packing, counting, the mask pre-pass and the exact top-k selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsekit.ops import reference
+
+KEYS = ("value", "magnitude")
+SCOPES = ("global", "tensor", "row")
+NAN_POLICIES = ("error", "drop", "keep")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Selection(NamedTuple):
+    """Result of ``topk_mask``.
+
+    masks: one tensor per score tensor, int32 words [rows, ceil(cols/32)] or bool of the scores' shape.
+    invalid: 0-d bool tensor on the scores' device; True when the policy ``error`` met a NaN. It is a tensor so that
+        nobody has to wait for a device to learn that all is well.
+    """
+
+    masks: list[Tensor]
+    invalid: Tensor
+
+
+def check_words(function: str, words: Tensor, shape: Sequence[int], owner: str = "weight") -> None:
+    """Raise unless ``words`` is the int32 words tensor that belongs to ``shape``."""
+    expected = reference.words_shape(shape)
+    if words.dtype != torch.int32:
+        raise TypeError(f"{function}: words: expected dtype torch.int32, got {words.dtype}")
+    if tuple(words.shape) != expected:
+        raise ValueError(
+            f"{function}: words: expected shape {expected} for {owner} {tuple(shape)}, got {tuple(words.shape)}"
+        )
+
+
+def choose(function: str, argument: str, value: str, choices: Sequence[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{function}: {argument}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Pack a bool mask into 32-bit words.
+
+    Args:
+        mask: bool, any shape; rows are dim 0 and cols the rest (vectors and scalars are one row).
+
+    Returns:
+        int32 [rows, ceil(cols/32)]; bit i of word j is column 32 j + i, padding bits are zero.
+
+    Raises:
+        TypeError: mask is not bool.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"pack_mask: mask: expected a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    return torch.ops.sparsekit.pack_mask(mask)
+
+
+def unpack_mask(words: Tensor, shape: Sequence[int]) -> Tensor:
+    """Inverse of ``pack_mask``: bool tensor of ``shape``. Raises on a dtype or shape that does not fit."""
+    check_words("unpack_mask", words, shape, "a mask of shape")
+    return torch.ops.sparsekit.unpack_mask(words, list(shape))
+
+
+def popcount(words: Tensor) -> Tensor:
+    """Set bits in int32 ``words``: 0-d int64 tensor on the same device."""
+    if words.dtype != torch.int32:
+        raise TypeError(f"popcount: words: expected dtype torch.int32, got {words.dtype}")
+    return torch.ops.sparsekit.popcount(words)
+
+
+def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The effective weight ``where(m, weight, 0)``: what is under a zero bit never shows, be it inf or NaN.
+
+    Args:
+        weight: floating, any shape and strides.
+        words: int32 words of weight's shape.
+        dtype: of the result; weight's own by default.
+
+    Returns:
+        Tensor of weight's shape, strides as ``empty_like(weight)``. Not differentiable: see ``masked_linear``.
+    """
+    check_words("mask_weight", words, weight.shape)
+    return torch.ops.sparsekit.mask_weight(weight, words, dtype or weight.dtype)
+
+
+def _check_scores(scores: Sequence[Tensor]) -> None:
+    if isinstance(scores, Tensor):
+        raise TypeError("topk_mask: scores: expected a sequence of tensors, got one tensor")
+    for i, s in enumerate(scores):
+        if not isinstance(s, Tensor) or s.dtype not in FLOATS:
+            got = getattr(s, "dtype", type(s).__name__)
+            raise TypeError(f"topk_mask: scores[{i}]: expected a float64/32/16 or bfloat16 tensor, got {got}")
+        if s.device != scores[0].device:
+            raise ValueError(f"topk_mask: scores[{i}]: expected device {scores[0].device}, got {s.device}")
+
+
+def _budgets(scores: Sequence[Tensor], kept: int | Sequence[int], scope: str) -> list[int]:
+    if scope == "global":
+        limits = [sum(s.numel() for s in scores)]
+    else:
+        limits = [s.numel() if scope == "tensor" else reference.rows_cols(s.shape)[1] for s in scores]
+    budgets = [kept] if isinstance(kept, int) else list(kept)
+    if isinstance(kept, int) != (scope == "global") or len(budgets) != len(limits):
+        expected = "one int" if scope == "global" else f"a sequence of {len(limits)} ints"
+        raise ValueError(f"topk_mask: kept: expected {expected} for scope {scope!r}, got {kept!r}")
+    for n, limit in zip(budgets, limits, strict=True):
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= limit:
+            raise ValueError(f"topk_mask: kept: expected an int in [0, {limit}], got {n!r}")
+    return budgets
+
+
+def topk_mask(
+    scores: Sequence[Tensor],
+    kept: int | Sequence[int],
+    *,
+    key: str = "magnitude",
+    scope: str = "global",
+    nan: str = "error",
+    out: str = "words",
+) -> Selection:
+    """Exact mask of the ``kept`` largest scores of a list of tensors, without concatenating them.
+
+    Args:
+        scores: float tensors, any shapes and strides, one device. Never modified.
+        kept: how many entries to keep: one int over all tensors (scope "global"), or one int per tensor, counted over
+            the tensor (scope "tensor") or in each of its rows (scope "row", rows as in ``pack_mask``).
+        key: rank by "magnitude" |s| or by signed "value".
+        nan: "error" sets ``invalid``; "drop" never keeps a NaN, so fewer than ``kept`` may be left; "keep" ranks NaN
+            above inf.
+        out: "words" (int32, as ``pack_mask``) or "bool".
+
+    Returns:
+        Selection. Among equal scores the lowest (tensor, flat index) is kept, -0.0 equals 0.0, so the result is a pure
+        function of the values, and each count is exact.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of a wrong kind.
+    """
+    choose("topk_mask", "key", key, KEYS)
+    choose("topk_mask", "scope", scope, SCOPES)
+    choose("topk_mask", "nan", nan, NAN_POLICIES)
+    choose("topk_mask", "out", out, ("words", "bool"))
+    _check_scores(scores)
+    budgets = _budgets(scores, kept, scope)
+    if not scores:
+        return Selection([], torch.zeros((), dtype=torch.bool))
+    words, invalid = torch.ops.sparsekit.topk_mask(list(scores), budgets, key, scope, nan)
+    if out == "bool":
+        return Selection([unpack_mask(w, s.shape) for w, s in zip(words, scores, strict=True)], invalid)
+    return Selection(words, invalid)

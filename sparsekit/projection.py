@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projection: scores -> masks with an exact budget, for a pattern and an allocation over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsekit import ops
+from sparsekit.allocation import Allocation, Budget, Global, as_allocation
+from sparsekit.mask import Mask, Masks
+from sparsekit.patterns import NM, Pattern, Unstructured, as_pattern
+
+
+class Projected(NamedTuple):
+    """Masks by layer, and a 0-d bool tensor that is True when NaN scores make them invalid."""
+
+    masks: Masks
+    invalid: Tensor
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Euclidean projection of scores on the masks with a given budget.
+
+    pattern: which weights are decided together; an object or a name ("unstructured", "filter", "channel", "2:4", ...).
+    allocation: how the budget is spread over layers; an object, a name ("global", "uniform", "erk") or a mapping.
+    nan: policy for NaN scores, as in ``ops.topk_mask``.
+
+    Ties go to the lowest (layer, flat index); budgets count pattern units, kept_count(units, sparsity) of them.
+    """
+
+    pattern: Pattern = Unstructured()
+    allocation: Allocation = Global()
+    nan: str = "error"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", as_pattern(self.pattern))
+        object.__setattr__(self, "allocation", as_allocation(self.allocation))
+        ops.masks.choose("Projection", "nan", self.nan, ops.masks.NAN_POLICIES)
+
+    def budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
+        """Units to keep: an int over all layers, or an int for each."""
+        units = {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
+        return self.allocation(shapes, units, sparsity)
+
+    @torch.no_grad()
+    def __call__(self, scores: Mapping[str, Tensor], sparsity: float, key: str = "magnitude") -> Projected:
+        """Masks that keep the best-scored units.
+
+        Args:
+            scores: layer name -> float tensor of the weight's shape, one device; higher means keep.
+            sparsity: fraction of units removed, in [0, 1).
+            key: rank single weights by "magnitude" or "value"; units by the norm or the sum of theirs.
+
+        Raises:
+            ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers.
+        """
+        if not scores:
+            raise ValueError("Projection: scores: expected at least one layer, got none")
+        ops.masks.choose("Projection", "key", key, ops.masks.KEYS)
+        shapes = {name: tuple(s.shape) for name, s in scores.items()}
+        if isinstance(self.pattern, NM):
+            return self._fixed(scores, sparsity, key)
+        budget = self.budget(shapes, sparsity)
+        values, key = list(scores.values()), key
+        if not isinstance(self.pattern, Unstructured):
+            values, key = [self.pattern.unit_scores(s, key) for s in values], "value"
+        floor = self.allocation.min_keep if isinstance(budget, int) else 0
+        if floor:
+            return self._with_floor(shapes, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
+        if isinstance(budget, int):
+            words, invalid = ops.topk_mask(values, budget, key=key, nan=self.nan)
+        else:
+            kept = [budget[name] for name in scores]
+            words, invalid = ops.topk_mask(values, kept, key=key, scope="tensor", nan=self.nan)
+        return self._projected(shapes, values, words, invalid)
+
+    def _projected(
+        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], words: list[Tensor], invalid: Tensor
+    ) -> Projected:
+        if isinstance(self.pattern, Unstructured):
+            masks = {name: Mask(w, shape) for (name, shape), w in zip(shapes.items(), words, strict=True)}
+            return Projected(Masks(masks), invalid)
+        chosen = [ops.unpack_mask(w, v.shape) for w, v in zip(words, values, strict=True)]
+        expanded = {
+            name: Mask.from_dense(self.pattern.expand(c, shape))
+            for (name, shape), c in zip(shapes.items(), chosen, strict=True)
+        }
+        return Projected(Masks(expanded), invalid)
+
+    def _with_floor(
+        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: str, floor: int
+    ) -> Projected:
+        """Global selection with at least ``floor`` units in each layer: their best ones first, then the best of the rest."""
+        floors = [min(floor, v.numel()) for v in values]
+        if sum(floors) > kept:
+            raise ValueError(f"Projection: min_keep: expected at most {kept} units in all, got {sum(floors)}")
+        secured, invalid = ops.topk_mask(values, floors, key=key, scope="tensor", nan=self.nan, out="bool")
+        # NaN with the policy "drop" is never chosen, so the secured ones do not compete a second time.
+        rest = [v.masked_fill(s, torch.nan) for v, s in zip(values, secured, strict=True)]
+        others = ops.topk_mask(rest, kept - sum(floors), key=key, nan="drop", out="bool").masks
+        words = [ops.pack_mask(s | o) for s, o in zip(secured, others, strict=True)]
+        return self._projected(shapes, values, words, invalid)
+
+    def _fixed(self, scores: Mapping[str, Tensor], sparsity: float, key: str) -> Projected:
+        """N:M fixes its own budget; any other sparsity is a contradiction."""
+        pattern = self.pattern
+        assert isinstance(pattern, NM)
+        if abs(sparsity - (1 - pattern.n / pattern.m)) > 1e-9:
+            expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
+            raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
+        values = {name: s.abs() if key == "magnitude" else s for name, s in scores.items()}
+        missing = torch.stack([torch.isnan(s).any() for s in values.values()]).any()
+        invalid = missing if self.nan == "error" else torch.zeros_like(missing)
+        fill = torch.inf if self.nan == "keep" else -torch.inf
+        chosen = {n: pattern.select(torch.where(torch.isnan(s), torch.full_like(s, fill), s)) for n, s in values.items()}
+        return Projected(Masks({name: Mask.from_dense(c) for name, c in chosen.items()}), invalid)

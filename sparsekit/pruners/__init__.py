@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One algorithm per file behind one protocol."""
+
+from __future__ import annotations
+
+from sparsekit.pruners.base import CollapseWarning, Metrics, Pruner
+from sparsekit.pruners.bip import BiP
+from sparsekit.pruners.bip_options import BiPOptions
+#from sparsekit.pruners.imp import IMP
+#from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+#from sparsekit.pruners.spode import SpODE
+#from sparsekit.pruners.spode_options import SpODEOptions
+
+__all__ = [
+    "IMP",
+    "OMP",
+    "BiP",
+    "BiPOptions",
+    "CollapseWarning",
+    "Metrics",
+    "OneShotMagnitude",
+    "Pruner",
+    "SpODE",
+    "SpODEOptions",
+]

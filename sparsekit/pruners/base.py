@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Pruner protocol and what all pruners share: projection with its bookkeeping, one training step, fit, state."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit import ops
+from sparsekit.gradients import Loss
+from sparsekit.mask import Masks
+from sparsekit.nn import masked_layers, masks
+from sparsekit.nn.masked import MaskedLayer
+from sparsekit.projection import Projection
+from sparsekit.pruners.cost import Cost, batch_size
+
+
+class CollapseWarning(UserWarning):
+    """A layer keeps no weight at all, so its output no longer depends on its input."""
+
+
+class Metrics(dict[str, Tensor]):
+    """Metrics of one step: name -> 0-d tensor on the model's device, so that a step never waits for the device.
+
+    ``read()`` waits, raises what went wrong on the device in the meantime, and gives floats.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], problems: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(values)
+        self._problems = dict(problems or {})
+
+    def read(self) -> dict[str, float]:
+        """The values as floats. Raises ValueError for a NaN among the scores or a loss that is not finite."""
+        for message, flag in self._problems.items():
+            if bool(flag):
+                raise ValueError(message)
+        return {name: float(value) for name, value in self.items()}
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """A state machine over a sparsified model; the training loop stays the user's."""
+
+    model: nn.Module
+    cost: Cost
+
+    @property
+    def masks(self) -> Masks:
+        """Snapshot of the masks; valid and exact after every step."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Has the last step been taken?"""
+        ...
+
+    def step(self, batches: Iterator[Any]) -> Metrics:
+        """Advance by one step, pulling as many batches as the algorithm needs."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that, with the model's own state_dict, continues the run bit by bit."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by the same class with the same arguments."""
+        ...
+
+
+class BasePruner:
+    """Shared machinery of the pruners; an algorithm adds ``done``, ``_advance`` and its own state."""
+
+    def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
+        self.name = type(self).__name__
+        self.layers: dict[str, MaskedLayer] = masked_layers(model)
+        if not self.layers:
+            raise ValueError(f"{self.name}: model: expected masked layers, got nothing to prune; call sparsify first")
+        if not callable(loss):
+            raise TypeError(f"{self.name}: loss: expected a callable (model, batch) -> scalar, got {loss!r}")
+        self.model, self.loss = model, loss
+        self.sparsity = checked_sparsity(self.name, sparsity)
+        self.projection = projection or Projection()
+        self.cost = Cost(next(iter(self.layers.values())).weight.device)
+        self._step = 0
+        self._problems: dict[str, Tensor] = {}
+        self._collapsed: set[str] = set()
+
+    @property
+    def masks(self) -> Masks:
+        """Snapshot of the masks; valid and exact after every step."""
+        return masks(self.model)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Live weights theta by layer name, detached."""
+        return {name: layer.weight.detach() for name, layer in self.layers.items()}
+
+    @property
+    def done(self) -> bool:
+        raise NotImplementedError
+
+    def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def step(self, batches: Iterator[Any]) -> Metrics:
+        """Advance by one step, pulling as many batches as the algorithm needs.
+
+        Raises:
+            ValueError: the run is over, a batch is missing, the loss is not finite, or scores contain NaN (on a CPU at
+                once, on other devices when the metrics are read).
+        """
+        if self.done:
+            raise ValueError(f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last")
+        values = self._advance(batches)
+        self._step += 1
+        self.cost.steps += 1
+        if self.done:
+            self._warn_of_collapse()
+        return Metrics(values, self._problems)
+
+    def fit(self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None) -> Masks:
+        """Run to the end, going through ``loader`` as often as needed.
+
+        Args:
+            loader: re-iterable source of batches.
+            on_step: called with the metrics after every step.
+        """
+        batches = cycle(self.name, loader)
+        while not self.done:
+            metrics = self.step(batches)
+            if on_step is not None:
+                on_step(metrics)
+            if self.done:
+                metrics.read()
+        return self.masks
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise ValueError(f"{self.name}: batches: expected another batch at step {self._step + 1}, got none") from None
+        except TypeError as error:
+            raise TypeError(f"{self.name}: batches: expected an iterator, got {type(batches).__name__}") from error
+
+    def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
+        """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
+        optimizer.zero_grad(set_to_none=True)
+        value = self.loss(self.model, batch)
+        self._check_loss(value)
+        value.backward()
+        optimizer.step()
+        self.cost.count_pass(batch_size(batch))
+        return value.detach()
+
+    def _check_loss(self, value: Any) -> None:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError(f"{self.name}: loss: expected a scalar tensor, got {value!r}")
+        self._check(~torch.isfinite(value.detach()).reshape(()), f"{self.name}: loss: expected a finite value, got NaN or inf")
+
+    def _check(self, flag: Tensor, message: str) -> None:
+        """Raise now where looking is free, else when the metrics are read."""
+        message = f"{message} (step {self._step + 1})"
+        if flag.device.type == "cpu":
+            if bool(flag):
+                raise ValueError(message)
+            return
+        kind = message.split(" (step")[0]
+        earlier = next((m for m in self._problems if m.startswith(kind)), None)
+        # The first step that failed is the one to name: later flags are folded into it.
+        self._problems[earlier or message] = flag | self._problems.get(earlier or message, torch.zeros_like(flag))
+
+    def _project(self, scores: Mapping[str, Tensor], sparsity: float, key: str = "magnitude") -> dict[str, Tensor]:
+        """Set the masks to the projection of ``scores``; returns how many entries changed and came back.
+
+        Masks stay as they were if the scores contain NaN.
+        """
+        with self.cost.selection():
+            projected = self.projection(scores, sparsity, key)
+            self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
+            flips, regrown = [], []
+            for name, layer in self.layers.items():
+                old, new = layer.mask_words, projected.masks[name].words
+                if projected.invalid.device.type != "cpu":
+                    new = torch.where(projected.invalid, old, new)
+                changed = old ^ new
+                flips.append(ops.popcount(changed))
+                regrown.append(ops.popcount(changed & new))
+                self._write(layer, new)
+        return {"flips": torch.stack(flips).sum(), "regrown": torch.stack(regrown).sum()}
+
+    @torch.no_grad()
+    def _write(self, layer: MaskedLayer, words: Tensor) -> None:
+        for twin in self._twins().get(id(layer.weight), [layer]):
+            twin.mask_words.copy_(words)
+
+    def _twins(self) -> dict[int, list[MaskedLayer]]:
+        """Masked layers that share a weight with another one, by the weight's identity; usually none."""
+        groups: dict[int, list[MaskedLayer]] = {}
+        for module in self.model.modules():
+            if isinstance(module, MaskedLayer):
+                groups.setdefault(id(module.weight), []).append(module)
+        return {key: group for key, group in groups.items() if len(group) > 1}
+
+    def _warn_of_collapse(self) -> None:
+        for name, mask in self.masks.items():
+            if mask.numel and mask.count() == 0 and name not in self._collapsed:
+                self._collapsed.add(name)
+                message = f"{self.name}: layer `{name}` keeps 0 of {mask.numel:,} weights; set min_keep in the allocation"
+                warnings.warn(message, CollapseWarning, stacklevel=3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that, with the model's own state_dict (weights and masks), continues the run bit by bit."""
+        return {"pruner": self.name, "sparsity": self.sparsity, "step": self._step, "cost": self.cost.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by the same class with the same sparsity. Load the model's state as well.
+
+        Raises:
+            ValueError: the state belongs to another class or sparsity.
+        """
+        for key, own in (("pruner", self.name), ("sparsity", self.sparsity)):
+            if state.get(key) != own:
+                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {state.get(key)!r}")
+        self._step = int(state["step"])
+        self.cost.load_state_dict(state["cost"])
+
+
+def checked_sparsity(function: str, sparsity: Any) -> float:
+    """``sparsity`` if it is a number in [0, 1), else an error that names ``function``."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+        raise TypeError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
+    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
+        raise ValueError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
+    return float(sparsity)
+
+
+def checked_count(function: str, argument: str, value: Any, least: int = 1) -> int:
+    """``value`` if it is an int of at least ``least``, else an error that names function and argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
+    return value
+
+
+def cycle(function: str, loader: Iterable[Any]) -> Iterator[Any]:
+    """Batches of ``loader`` for ever. Raises ValueError when a whole pass over it gives none."""
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(f"{function}: loader: expected batches at each pass, got none (is it a used-up iterator?)")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BiP: bi-level pruning (Zhang et al., NeurIPS 2022).
+
+    upper:  min over masks m with exactly the budget of ones   l(m * theta*(m))
+    lower:  theta*(m) = argmin over theta                      l(m * theta) + gamma/2 |theta|^2
+
+With z = m * theta and h = dl/dz (for every entry, kept or not), one iteration is
+
+    lower (A3)   theta <- theta - alpha * m * h                        on one batch, mask fixed
+    upper (A4)   s <- s - beta * sign(s) * (theta*h - (1/gamma) m*h^2) on another batch, at the new theta
+    (A5)         m <- the budget's largest |s|
+
+The second term of the upper step is the implicit gradient through theta*(m), with the Hessian of l in z taken as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit import criteria
+from sparsekit.gradients import Loss, dense_gradients
+from sparsekit.nn import dense_gradient
+from sparsekit.ops import mask_weight, unpack_mask
+from sparsekit.projection import Projection
+from sparsekit.pruners.base import BasePruner, checked_count
+from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
+from sparsekit.pruners.cost import batch_size
+from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
+
+
+class BiP(BasePruner):
+    """Bi-level pruning of a pretrained, sparsified model.
+
+    Args:
+        model: pretrained and sparsified; its weights are theta.
+        loss: (model, batch) -> scalar.
+        sparsity: final fraction removed, in [0, 1).
+        steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, one more.
+        lower: optimizer over the model's parameters (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
+        upper_lr: beta, learning rate of the scores.
+        gamma: strength of the lower regulariser, > 0; ``math.inf`` drops the implicit gradient (the Hydra gradient).
+        projection: pattern and allocation; global and unstructured by default.
+        schedule: iteration -> sparsity during the run; constant by default. The last iteration always ends at ``sparsity``.
+        lower_curve, upper_curve: learning-rate curves over the run ("constant", "cosine", "linear", "step" or callable).
+        options: what the paper leaves open or does otherwise, see BiPOptions.
+
+    Raises:
+        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune.
+
+    Pruned theta: unchanged by the gradient (it is masked); weight decay and momentum of ``lower`` still act on it unless
+    ``sparsekit.guard_`` protects it. The scores start as a copy of theta, so the first mask is that of global magnitude.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sparsity: float,
+        *,
+        steps: int,
+        lower: torch.optim.Optimizer,
+        upper_lr: float = 0.1,
+        gamma: float = 1.0,
+        projection: Projection | None = None,
+        schedule: Callable[[int], float] | None = None,
+        lower_curve: str | Curve = "cosine",
+        upper_curve: str | Curve = "step",
+        options: BiPOptions | None = None,
+    ) -> None:
+        super().__init__(model, loss, sparsity, projection)
+        self.steps = checked_count("BiP", "steps", steps)
+        self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
+        self.gamma = float(gamma)
+        self.lower = lower
+        self.schedule = schedule or (lambda step: sparsity)
+        self.scores = self._initial_scores()
+        self.upper = torch.optim.SGD(
+            list(self.scores.values()),
+            lr=float(upper_lr),
+            momentum=self.options.upper_momentum,
+            weight_decay=self.options.upper_weight_decay,
+        )
+        self._rates = (
+            LearningRate(lower, as_curve("BiP", "lower_curve", lower_curve)),
+            LearningRate(self.upper, as_curve("BiP", "upper_curve", upper_curve)),
+        )
+        self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
+
+    def _initial_scores(self) -> dict[str, Tensor]:
+        """Trainable scores: theta itself when tied, a copy for the magnitude key, |theta| for the value key."""
+        if self.options.tied:
+            return dict(self._parameters())
+        start = {name: theta.clone() for name, theta in self.weights.items()}
+        if self.options.key == "value":
+            start = {name: theta.abs() for name, theta in start.items()}
+        return {name: s.requires_grad_() for name, s in start.items()}
+
+    def scores_for_ranking(self) -> dict[str, Tensor]:
+        """Live scores, detached: layer name -> tensor of the weight's shape."""
+        return {name: s.detach() for name, s in self.scores.items()}
+
+    @property
+    def done(self) -> bool:
+        return self._step >= self.steps
+
+    def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        for rate in self._rates:
+            rate.set(self._step / self.steps)
+        if self.options.passes == 1:
+            lower_loss, gradients = self._both_levels(self._next(batches))
+            upper_loss = lower_loss
+        else:
+            for _ in range(self.options.lower_steps):
+                lower_loss = self._train_step(self.lower, self._next(batches))
+            upper_loss, h = self._upper_pass(self._next(batches))
+            gradients = self._hypergradients(h)
+        self._step_scores(gradients)
+        last = self._step + 1 == self.steps
+        target = self.sparsity if last else self.schedule(self._step + 1)
+        moved = self._project(self.scores_for_ranking(), target, self.options.key)
+        return {"loss_lower": lower_loss, "loss_upper": upper_loss, **moved}
+
+    def _upper_pass(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """h = dl/dz at the present theta and mask, dense."""
+        with batchnorm_policy(self.model, self.options.upper_batchnorm):
+            value, h = dense_gradients(self.model, self.loss, batch)
+        self._check_loss(value)
+        self.cost.count_pass(batch_size(batch))
+        return value, h
+
+    def _both_levels(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """One dense h for both levels: the lower step takes m * h of it; returns the scores' gradients at the old theta."""
+        self.lower.zero_grad(set_to_none=True)
+        with dense_gradient(self.model):
+            value = self.loss(self.model, batch)
+            self._check_loss(value)
+            value.backward()
+        self.cost.count_pass(batch_size(batch))
+        h = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self._parameters().items()}
+        gradients = self._hypergradients(h)
+        for name, layer in self.layers.items():
+            layer.weight.grad = mask_weight(h[name], layer.mask_words)
+        self.lower.step()
+        return value.detach(), gradients
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: layer.weight for name, layer in self.layers.items()}
+
+    @torch.no_grad()
+    def _hypergradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradient of the upper objective with respect to the scores, at the present theta and mask."""
+        released = self.options.variant == "released"
+        gradients = {}
+        for name, layer in self.layers.items():
+            theta, s = layer.weight.detach(), self.scores[name].detach()
+            if released:
+                gradients[name] = criteria.released_hypergradient(theta, h[name], s, 1 / self.gamma)
+            else:
+                mask = unpack_mask(layer.mask_words, theta.shape)
+                gradients[name] = criteria.bip_hypergradient(theta, mask, h[name], s, self.gamma, self.options.key)
+        return gradients
+
+    def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, s in self.scores.items():
+            s.grad = gradients[name].to(s.dtype)
+        self.upper.step()
+        self.upper.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See BasePruner; adds the scores and both optimizers."""
+        scores = {} if self.options.tied else self.scores_for_ranking()
+        own = {"scores": scores, "upper": self.upper.state_dict(), "lower": self.lower.state_dict()}
+        return super().state_dict() | {"steps": self.steps} | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See BasePruner."""
+        super().load_state_dict(state)
+        with torch.no_grad():
+            for name, value in state["scores"].items():
+                self.scores[name].copy_(value)
+        self.upper.load_state_dict(state["upper"])
+        self.lower.load_state_dict(state["lower"])

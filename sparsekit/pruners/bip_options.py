@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of BiP beyond the paper's algorithm, each by name, none of them a default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsekit.nn import frozen_batchnorm
+from sparsekit.pruners.base import checked_count
+
+
+@dataclass(frozen=True)
+class BiPOptions:
+    """What the paper leaves open, and named departures from it.
+
+    key: rank scores by "magnitude" |s|, starting from theta (default), or by signed "value", starting from |theta|.
+    lower_steps: lower steps (and batches) per upper step, >= 1.
+    passes: 2 (paper: two batches, the upper one at the new theta) or 1 (one dense h serves both levels).
+    scores: "separate" (paper) or "tied": s is theta itself, moved by both levels.
+    upper_momentum, upper_weight_decay: of the SGD on the scores.
+    upper_batchnorm: in the upper pass, "frozen" normalises with the batch but keeps the running statistics (default),
+        "train" updates them a second time as the released code does, "eval" normalises with the running statistics.
+    variant: "paper", or "released" for what the authors' code computes: scores tied to theta, the square of the score
+        gradient as implicit term, weight decay at both levels, statistics updated in both passes. Its third pass repeats
+        the second one on the same batch at the same weights and is not repeated here. Use gamma=1e4 for its lr2=1e-4.
+    """
+
+    key: str = "magnitude"
+    lower_steps: int = 1
+    passes: int = 2
+    scores: str = "separate"
+    upper_momentum: float = 0.9
+    upper_weight_decay: float = 0.0
+    upper_batchnorm: str = "frozen"
+    variant: str = "paper"
+
+    @property
+    def tied(self) -> bool:
+        """Are the scores theta itself?"""
+        return self.scores == "tied"
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "key": ("magnitude", "value"),
+    "passes": (1, 2),
+    "scores": ("separate", "tied"),
+    "upper_batchnorm": ("frozen", "train", "eval"),
+    "variant": ("paper", "released"),
+}
+
+
+def checked_options(
+    options: BiPOptions, upper_lr: float, gamma: float, lower: torch.optim.Optimizer
+) -> BiPOptions:
+    """The options with what their variant implies, or an error that names the argument."""
+    for argument, choices in _CHOICES.items():
+        if getattr(options, argument) not in choices:
+            expected = ", ".join(map(str, choices))
+            raise ValueError(f"BiP: {argument}: expected one of {expected}, got {getattr(options, argument)!r}")
+    checked_count("BiP", "lower_steps", options.lower_steps)
+    if options.passes == 1 and options.lower_steps != 1:
+        raise ValueError(f"BiP: lower_steps: expected 1 with passes=1, got {options.lower_steps}")
+    if not (isinstance(gamma, (int, float)) and gamma > 0):
+        raise ValueError(f"BiP: gamma: expected a number > 0 or inf, got {gamma!r}")
+    if not (isinstance(upper_lr, (int, float)) and upper_lr >= 0 and math.isfinite(upper_lr)):
+        raise ValueError(f"BiP: upper_lr: expected a finite number >= 0, got {upper_lr!r}")
+    if not isinstance(lower, torch.optim.Optimizer):
+        raise TypeError(f"BiP: lower: expected a torch optimizer over the model's parameters, got {type(lower).__name__}")
+    if options.variant == "released":
+        if options.key == "value":
+            raise ValueError("BiP: key: expected magnitude for variant='released', got 'value'")
+        decay = float(lower.param_groups[0].get("weight_decay", 0.0))
+        return replace(options, scores="tied", upper_batchnorm="train", upper_weight_decay=decay)
+    if options.tied and options.key == "value":
+        raise ValueError("BiP: key: expected magnitude with scores='tied', got 'value'")
+    return options
+
+
+@contextmanager
+def batchnorm_policy(model: nn.Module, policy: str) -> Iterator[None]:
+    """Run the upper pass under ``policy``; modes and statistics flags are as before afterwards."""
+    if policy == "train":
+        yield
+    elif policy == "frozen":
+        with frozen_batchnorm(model):
+            yield
+    else:
+        modes = {module: module.training for module in model.modules()}
+        try:
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pruner has spent: steps, forward+backward passes, samples, and the time that selecting masks took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def batch_size(batch: Any) -> int:
+    """Samples in a batch: dim 0 of its first tensor; 0 where that cannot be told."""
+    first = batch
+    while isinstance(first, (tuple, list, Mapping)) and first:
+        first = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
+    return int(first.shape[0]) if isinstance(first, Tensor) and first.ndim else 0
+
+
+class Cost:
+    """Counters of one run.
+
+    steps: iterations of the pruner. passes: forward+backward pairs. samples: summed over the passes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps = 0
+        self.passes = 0
+        self.samples = 0
+        self._device = device
+        self._seconds = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    def count_pass(self, samples: int) -> None:
+        """Count one forward+backward pass."""
+        self.passes += 1
+        self.samples += samples
+
+    @contextmanager
+    def selection(self) -> Iterator[None]:
+        """Time what happens within as mask selection: on a GPU by events, without waiting."""
+        if self._device.type == "cuda":
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            stop.record()
+            self._events.append((start, stop))
+            self._fold(wait=False)
+        else:
+            begin = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - begin
+
+    def _fold(self, wait: bool) -> None:
+        while self._events and (wait or self._events[0][1].query()):
+            start, stop = self._events.pop(0)
+            stop.synchronize()
+            self._seconds += start.elapsed_time(stop) / 1000
+
+    @property
+    def selection_seconds(self) -> float:
+        """Seconds spent selecting masks so far; waits for the device."""
+        self._fold(wait=True)
+        return self._seconds
+
+    def state_dict(self) -> dict[str, float]:
+        """Counters as plain numbers."""
+        seconds = self.selection_seconds
+        return {"steps": self.steps, "passes": self.passes, "samples": self.samples, "selection_seconds": seconds}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over counters."""
+        self.steps, self.passes, self.samples = (int(state[k]) for k in ("steps", "passes", "samples"))
+        self._seconds, self._events = float(state["selection_seconds"]), []

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate curves: fraction of a phase done -> factor of the base learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+Curve = Callable[[float], float]
+CURVES: dict[str, Curve] = {
+    "constant": lambda t: 1.0,
+    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+    "linear": lambda t: 1.0 - t,
+    # BiP's step curve: x0.1 from half of the phase on, x0.01 from three quarters on.
+    "step": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+}
+
+
+def as_curve(function: str, argument: str, curve: str | Curve) -> Curve:
+    """A curve by name or as it is; raises ValueError naming the known ones."""
+    if callable(curve):
+        return curve
+    if curve not in CURVES:
+        raise ValueError(f"{function}: {argument}: expected a callable or one of {', '.join(CURVES)}, got {curve!r}")
+    return CURVES[curve]
+
+
+class LearningRate:
+    """Sets the learning rate of every parameter group to its base value times the curve."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, curve: Curve) -> None:
+        self._optimizer, self._curve = optimizer, curve
+        self._base = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def set(self, fraction: float) -> None:
+        """fraction: of the phase done, in [0, 1)."""
+        factor = self._curve(fraction)
+        for group, base in zip(self._optimizer.param_groups, self._base, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(base * factor)
+            else:
+                group["lr"] = base * factor

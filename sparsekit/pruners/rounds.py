@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds: the state machine of IMP, OMP and one-shot magnitude pruning, as a sequence of phases.
+
+A phase opens, then trains. Opening is
+
+    m     <- the budget's largest |theta| among the kept weights     (if the phase prunes; a pruned weight never returns)
+    theta <- a state captured earlier, or theta as it is             (all parameters and BatchNorm statistics; m stays)
+    a fresh optimizer over all trainable parameters                  (so no momentum of the phase before)
+
+The first phase opens when the pruner is made, each later one inside the step that begins it. So after the last step of a
+phase the model is what that phase made of it, ready to be evaluated, and the next step prunes it.
+"""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.gradients import Loss
+from sparsekit.nn import recalibrate_batchnorm
+from sparsekit.nn.masked import WORDS, MaskedLayer
+from sparsekit.ops import unpack_mask
+from sparsekit.patterns import Unstructured
+from sparsekit.projection import Projection
+from sparsekit.pruners.base import BasePruner, Metrics
+from sparsekit.pruners.learning_rate import Curve, LearningRate
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+# In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
+_LEAST = 1e-60
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one optimizer.
+
+    steps: training steps, >= 0.
+    curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained.
+    sparsity: fraction removed when the phase opens; None leaves the masks.
+    rewind: name of the state that the model returns to after that; None leaves the weights.
+    behind: steps of the curve that count as done when the phase opens.
+    recalibrate: instead of training, its one step estimates the BatchNorm statistics from that many batches.
+    """
+
+    steps: int
+    curve: Curve | None
+    sparsity: float | None = None
+    rewind: str | None = None
+    behind: int = 0
+    recalibrate: int = 0
+
+    @property
+    def trains(self) -> bool:
+        """Does it need an optimizer?"""
+        return self.steps > 0 and not self.recalibrate
+
+
+class RoundPruner(BasePruner):
+    """The machine; IMP, OMP and OneShotMagnitude give it their phases.
+
+    Args:
+        model, loss, sparsity, projection: as of every pruner; the masks must be full.
+        phases: in order; at least one.
+        optimizer: list of trainable parameters -> fresh optimizer; None where no phase trains.
+        states: states to rewind to that are known beforehand, by name.
+        captures: step -> name of the state to capture after so many steps.
+
+    Attributes:
+        ends: steps taken at the end of each phase.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sparsity: float,
+        projection: Projection | None,
+        phases: tuple[Phase, ...],
+        optimizer: OptimizerFactory | None,
+        states: Mapping[str, Any] | None = None,
+        captures: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(model, loss, sparsity, projection)
+        if not callable(optimizer) and any(phase.trains for phase in phases):
+            raise TypeError(f"{self.name}: optimizer: expected a callable (parameters) -> optimizer, got {optimizer!r}")
+        if (before := self.masks).count() != before.numel:
+            expected = "full masks (make the pruner before loading a saved state)"
+            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
+        self.phases = phases
+        self.ends = tuple(accumulate(phase.steps for phase in phases))
+        self._factory = optimizer
+        self._states = {name: _checked_state(self.name, model, state) for name, state in (states or {}).items()}
+        self._captures = dict(captures or {})
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._capture(0)
+        self._open(0)
+        if self.done:
+            # No step will follow whose metrics could tell.
+            Metrics({}, self._problems).read()
+            self._warn_of_collapse()
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.ends[-1]
+
+    @property
+    def done(self) -> bool:
+        return self._step >= self.steps
+
+    @property
+    def round(self) -> int:
+        """Prunings so far; 0 during dense training."""
+        return sum(phase.sparsity is not None for phase in self.phases[: self._opened + 1])
+
+    def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        index = bisect_right(self.ends, self._step)
+        phase = self.phases[index]
+        # Drawn before anything changes, so that a step without a batch leaves the run as it was.
+        drawn = [self._next(batches) for _ in range(phase.recalibrate or 1)]
+        moved = self._open(index) if index != self._opened else {}
+        values: dict[str, Tensor] = {}
+        if phase.recalibrate:
+            recalibrate_batchnorm(self.model, drawn)
+        else:
+            assert self._optimizer is not None
+            position = phase.behind + self._step - (self.ends[index] - phase.steps)
+            self._rate.set(position / (phase.behind + phase.steps))
+            values["loss"] = self._train_step(self._optimizer, drawn[0])
+        self._capture(self._step + 1)
+        return values | {"round": self._number(self.round), "flips": self._number(0), "regrown": self._number(0)} | moved
+
+    def _number(self, value: int) -> Tensor:
+        device = next(iter(self.layers.values())).weight.device
+        return torch.full((), value, dtype=torch.int64, device=device)
+
+    def _open(self, index: int) -> dict[str, Tensor]:
+        """Begin a phase: prune, rewind, fresh optimizer. Returns how many mask entries moved, if it prunes."""
+        phase = self.phases[index]
+        moved = {}
+        if phase.sparsity is not None:
+            scores, key = self._remaining_magnitudes()
+            moved = self._project(scores, phase.sparsity, key)
+        if phase.rewind is not None:
+            # Not strict because the state has no masks, which stay; its other keys were checked when it was taken.
+            self.model.load_state_dict(self._states[phase.rewind], strict=False)
+        self._opened = index
+        if phase.trains:
+            self._renew_optimizer(phase)
+        return moved
+
+    def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], str]:
+        """|theta| of the kept weights, with the key to rank by; whatever is pruned ranks below, even below kept zeros."""
+        single = isinstance(self.projection.pattern, Unstructured)
+        scores = {}
+        for name, layer in self.layers.items():
+            kept = unpack_mask(layer.mask_words, layer.weight.shape)
+            theta = layer.weight.detach().abs()
+            if not single:
+                # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
+                theta = theta.double().clamp(min=_LEAST)
+            scores[name] = torch.where(kept, theta, -1.0 if single else 0.0)
+        return scores, "value" if single else "magnitude"
+
+    def _renew_optimizer(self, phase: Phase) -> None:
+        assert self._factory is not None and phase.curve is not None
+        optimizer = self._factory([p for p in self.model.parameters() if p.requires_grad])
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            got = type(optimizer).__name__
+            raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
+        if optimizer is self._optimizer or optimizer.state:
+            raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
+        self._optimizer, self._rate = optimizer, LearningRate(optimizer, phase.curve)
+
+    def _capture(self, step: int) -> None:
+        if step in self._captures:
+            self._states[self._captures[step]] = _snapshot(self.model, self.model.state_dict())
+
+    def _plan(self) -> list[list[Any]]:
+        return [list(astuple(replace(phase, curve=None))) for phase in self.phases]
+
+    def state_dict(self) -> dict[str, Any]:
+        """See BasePruner; adds the states to rewind to, the optimizer and where in the rounds the run stands."""
+        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
+        own = {"plan": self._plan(), "opened": self._opened, "states": self._states, "optimizer": optimizer}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See BasePruner. Raises ValueError also when the state belongs to other rounds."""
+        if state.get("pruner") == self.name and state.get("plan") != self._plan():
+            raise ValueError(f"{self.name}: load_state_dict: expected rounds {self._plan()}, got {state.get('plan')}")
+        super().load_state_dict(state)
+        self._states = {name: dict(tensors) for name, tensors in state["states"].items()}
+        self._opened = int(state["opened"])
+        self._optimizer = None
+        if state["optimizer"] is not None:
+            self._renew_optimizer(self.phases[self._opened])
+            assert self._optimizer is not None
+            # A copy: torch would share the tensors, and training on would change the caller's state.
+            self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+
+def _mask_keys(model: nn.Module) -> set[str]:
+    named = model.named_modules(remove_duplicate=False)
+    return {f"{name}.{WORDS}" if name else WORDS for name, module in named if isinstance(module, MaskedLayer)}
+
+
+def _snapshot(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of a state without the masks."""
+    masks = _mask_keys(model)
+    rest = {name: value for name, value in state.items() if name not in masks}
+    return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in rest.items()}
+
+
+def _checked_state(function: str, model: nn.Module, state: Any) -> dict[str, Any]:
+    """Copy of ``state`` if it has just the model's names and shapes (masks aside), else an error."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{function}: rewind_state: expected a state dict of the model, got {type(state).__name__}")
+    own, given = model.state_dict(), _snapshot(model, state)
+    wanted = own.keys() - _mask_keys(model)
+    for problem, names in (("missing", wanted - given.keys()), ("unknown", given.keys() - wanted)):
+        if names:
+            got = f"{problem} {', '.join(sorted(names)[:5])}"
+            raise ValueError(f"{function}: rewind_state: expected the keys of the model's state_dict, got {got}")
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.shape != own[name].shape:
+            expected, got = tuple(own[name].shape), tuple(value.shape)
+            raise ValueError(f"{function}: rewind_state[{name!r}]: expected shape {expected}, got {got}")
+    return given

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SpODE: pruning along a sparsity-indexed ODE, also called PSO (Mo et al., ICML 2023).
+
+The weights theta stay fixed. Every weight (or channel) has a gate m, 1 at the start. A polariser P makes gates nearly
+binary, E(m) = loss(P(m) * theta) is what pruning should not raise, and G(m) is the density of the gates:
+
+    G(m) = sqrt(sum w m^2 / sum w)  ("l2")   or   sum w |m| / sum w  ("l1"),   w weights behind a gate.
+
+Density is taken away in small portions dt, each spent as the loss likes best:
+
+    dm/dt = F(m),   F = g/|g|^2 + (sqrt(r^2 - 1)/|g|) e_perp/|e_perp|,   e = -grad E,  g = -grad G,
+
+e_perp being the part of e at right angles to g (see ``flow``). For l2 the first term shrinks all gates alike and changes
+no ranking; the second turns m towards what lowers E, by the angle sqrt(r^2 - 1) dt/G. One explicit Euler step takes one
+batch. The mask is at all times the exact selection of the largest |m * theta| at the density reached.
+
+With the polariser "ohh" the loss is seen at that mask itself and dE/dm = theta * dE/dz for every gate, so pruned gates
+are still driven and may return; this is one pass of the masked layers' dense gradient. The others take the dense path at
+z = P(m) * theta, with thresholds over all layers under a global allocation and for each layer otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.gradients import Loss, dense_gradients, gradients_at
+from sparsekit.nn import recalibrate_batchnorm
+from sparsekit.projection import Projection
+from sparsekit.pruners import flow
+from sparsekit.pruners.base import BasePruner, checked_count
+from sparsekit.pruners.bip_options import batchnorm_policy
+from sparsekit.pruners.cost import batch_size
+from sparsekit.pruners.polarisers import polarise
+from sparsekit.pruners.spode_options import SpODEOptions, checked_arguments
+
+
+class SpODE(BasePruner):
+    """Pruning of a pretrained, sparsified model by a flow of its gates.
+
+    Args:
+        model: pretrained and sparsified. The flow starts from its present masks, full or not; a pruned model thus continues
+            from its density, which is iterative SpODE when training alternates with new runs at rising sparsities.
+        loss: (model, batch) -> scalar.
+        sparsity: final fraction of units removed, in [0, 1). For channels see also ``node_sparsity``.
+        steps: N, Euler steps; each pulls one batch. The last one pulls ``recalibrate`` more if there is BatchNorm.
+        radius: r >= 1, cosine of F and g is 1/r; 1 ignores the loss.
+        energy: G, "l2" or "l1".
+        polariser: P, one of oh, ohm, ohh, ohhm, qt, qtm, gau, gaum; see ``polarise``.
+        projection: pattern Unstructured, Filter or Channel, and allocation; global and unstructured by default.
+        recalibrate: batches for the BatchNorm statistics of the pruned network at the end; 0 leaves them alone.
+        options: schedules and what else is rarely changed, see SpODEOptions.
+
+    Raises:
+        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune; masks already sparser than asked.
+
+    Pruned theta: unchanged, as all of theta. The masks count units exactly: kept_count(units, 1 - density) after each step
+    and kept_count(units, sparsity) at the end. Biases have no gates.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sparsity: float,
+        *,
+        steps: int = 100,
+        radius: float = 1.1,
+        energy: str = "l2",
+        polariser: str = "ohh",
+        projection: Projection | None = None,
+        recalibrate: int = 20,
+        options: SpODEOptions | None = None,
+    ) -> None:
+        super().__init__(model, loss, sparsity, projection)
+        self.options = options or SpODEOptions()
+        checked_arguments(self.options, radius, energy, polariser, self.projection.pattern)
+        self.steps = checked_count("SpODE", "steps", steps)
+        self.recalibrate = checked_count("SpODE", "recalibrate", recalibrate, least=0)
+        self.radius, self.energy, self.polariser = float(radius), energy, polariser
+        pattern = self.projection.pattern
+        self._shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
+        self._units = {name: prod(pattern.unit_shape(shape)) for name, shape in self._shapes.items()}
+        self._sizes = {name: int(pattern.unit_size(shape)) for name, shape in self._shapes.items()}
+        self.gates, self._start = self._initial_gates()
+        self.density = self._start
+        self._rescale()
+        self.scores: dict[str, Tensor] = {}
+
+    def _initial_gates(self) -> tuple[dict[str, Tensor], float]:
+        """Float32 gates equal to the present masks of the units, and the density of these."""
+        pattern, gates = self.projection.pattern, {}
+        for name, mask in self.masks.items():
+            dense = mask.dense()
+            gates[name] = (pattern.reduce_sum(dense.float()) > 0).float()
+            if not torch.equal(pattern.expand(gates[name], self._shapes[name]) > 0, dense):
+                raise ValueError(f"SpODE: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
+        kept, units = int(sum(gate.sum() for gate in gates.values())), sum(self._units.values())
+        budget = self.projection.budget(self._shapes, self.sparsity)
+        final = budget if isinstance(budget, int) else sum(budget.values())
+        if kept < max(final, 1):
+            raise ValueError(f"SpODE: model: expected masks that keep at least {max(final, 1):,} units, got {kept:,} kept")
+        return gates, max(kept / units, 1.0 - self.sparsity)
+
+    @property
+    def done(self) -> bool:
+        return self._step >= self.steps
+
+    def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        last = self._step + 1 == self.steps
+        loss, e = self._descent(self._next(batches))
+        slope = float(flow.norm(e)) if self.options.step_schedule == "hess" else 0.0
+        dt = self._step_size(slope)
+        delta = self._direction(e, self._energy_gradient(), self._radius(slope))
+        for name, m in self.gates.items():
+            m.add_(delta[name], alpha=dt)
+        self.density = 1.0 - self.sparsity if last else self.density - dt
+        if self.options.reproject:
+            self._rescale()
+        elif not last:
+            self.density = min(float(self._energy()), 1.0)
+        scores = self._scores(last)
+        moved = self._project(scores, self.sparsity if last else self._removed(), key="value")
+        if last and self.recalibrate:
+            recalibrate_batchnorm(self.model, (self._next(batches) for _ in range(self.recalibrate)), self.loss)
+        return {"loss": loss, "energy": self._energy(), **moved}
+
+    def _removed(self) -> float:
+        """Sparsity that the flow has reached; rounded, lest a sum of steps move a count that is exact on paper."""
+        return round(1.0 - self.density, 12)
+
+    def _energy(self) -> Tensor:
+        """G, the density of the gates: 0-d float64."""
+        return flow.energy(self.gates, self._sizes, self.energy)
+
+    def _energy_gradient(self) -> dict[str, Tensor]:
+        """g = -grad G."""
+        return flow.energy_gradient(self.gates, self._sizes, self.energy)
+
+    @torch.no_grad()
+    def _descent(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """E at the polarised gates, and e = -dE/dm."""
+        pattern, theta, slopes = self.projection.pattern, self.weights, None
+        with batchnorm_policy(self.model, self.options.batchnorm):
+            if self.polariser == "ohh":
+                loss, dz = dense_gradients(self.model, self.loss, batch)
+            else:
+                values, slopes = self._polarised(theta)
+                z = {n: (pattern.expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
+                loss, dz = gradients_at(self.model, self.loss, batch, z)
+        self._check_loss(loss)
+        self.cost.count_pass(batch_size(batch))
+        e = {name: -pattern.reduce_sum(w.float() * dz[name].float()) for name, w in theta.items()}
+        return loss, e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
+
+    def _polarised(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """P(m) and its slopes, by thresholds over what the allocation gives one budget."""
+        budget = self.projection.budget(self._shapes, self._removed())
+        pruned: float | dict[str, float] = self._removed()
+        if not isinstance(budget, int):
+            pruned = {name: 1.0 - budget[name] / units if units else 0.0 for name, units in self._units.items()}
+        factors = {name: self.projection.pattern.reduce_sum(w.float().abs()) for name, w in theta.items()}
+        return polarise(self.polariser, self.gates, factors, pruned, self.options.ratio, self.options.eps)
+
+    def _direction(self, e: dict[str, Tensor], g: dict[str, Tensor], radius: float) -> dict[str, Tensor]:
+        """F, the change of the gates per unit of density taken away."""
+        return flow.direction(e, g, radius)
+
+    def _step_size(self, slope: float) -> float:
+        """dt, the density to take away in this step; slope is |grad E|."""
+        end, schedule = 1.0 - self.sparsity, self.options.step_schedule
+        if schedule == "hess":
+            return flow.gradient_step(self.density, end, self.steps - self._step, slope)
+        now, then = (flow.density_at(schedule, i, self.steps, self._start, end) for i in (self._step, self._step + 1))
+        return now - then
+
+    def _radius(self, slope: float) -> float:
+        """r of this step; slope is |grad E|."""
+        return flow.radius_at(self.options.radius_schedule, self.radius, self._step, self.steps, slope)
+
+    def _rescale(self) -> None:
+        """Scale all gates so that G is the density planned."""
+        factor = (self.density / self._energy()).float()
+        for m in self.gates.values():
+            m.mul_(factor)
+
+    def _scores(self, last: bool) -> dict[str, Tensor]:
+        """What ranks the projection: |m * theta|, at the end with its momentum; shaped as the weights."""
+        expand, mu = self.projection.pattern.expand, self.options.score_momentum
+        scores = {name: (expand(self.gates[name], w.shape) * w).abs() for name, w in self.weights.items()}
+        if not mu:
+            return scores
+        self.scores = {name: s + mu * self.scores[name] if self.scores else s for name, s in scores.items()}
+        return self.scores if last else scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """See BasePruner; adds the gates, the momentum of the scores and the density reached."""
+        own = {"steps": self.steps, "start": self._start, "density": self.density}
+        own |= {key: {n: t.clone() for n, t in getattr(self, key).items()} for key in ("gates", "scores")}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See BasePruner."""
+        if state.get("steps") != self.steps:
+            raise ValueError(f"SpODE: load_state_dict: expected steps {self.steps}, got {state.get('steps')!r}")
+        super().load_state_dict(state)
+        self._start, self.density = float(state["start"]), float(state["density"])
+        for name, m in self.gates.items():
+            m.copy_(state["gates"][name])
+        self.scores = {n: state["scores"][n].to(w.device, copy=True) for n, w in self.weights.items() if state["scores"]}

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of SpODE that are rarely changed, and the checks of all its arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sparsekit.patterns import Channel, Filter, Pattern, Unstructured
+from sparsekit.pruners import flow
+from sparsekit.pruners.base import checked_sparsity
+from sparsekit.pruners.polarisers import POLARISERS
+
+
+@dataclass(frozen=True)
+class SpODEOptions:
+    """How the flow is discretised and read.
+
+    step_schedule: how the density goes from its start to its target: "exp" (geometric; the released scripts), "lin",
+        "invexp" (small steps first), or "hess": (G - k)/(steps left * |grad E|), which reads a number from the device in
+        every step and leaves what it has not removed by then to the last projection.
+    radius_schedule: "fix", "invexp" (rises to 4), or "hess" (1 + 3 |grad E|, at least radius; only with step_schedule
+        "hess").
+    reproject: rescale the gates after every step so that G is exactly the density planned. This moves no ranking. False is
+        the bare Euler step: G lags behind the plan as ``flow.drift`` says, density and thresholds follow G itself, read
+        from the device in every step.
+    batchnorm: during the flow, "train" leaves BatchNorm as it is (in train mode its running statistics move), "frozen"
+        keeps the running statistics, "eval" normalises with them.
+    score_momentum: mu of S <- |m * theta| + mu S, in [0, 1); S ranks the last projection, |m * theta| all others.
+    ratio, eps: lower quantile and steepness of the sigmoid polarisers, see ``polarise``.
+    """
+
+    step_schedule: str = "exp"
+    radius_schedule: str = "fix"
+    reproject: bool = True
+    batchnorm: str = "train"
+    score_momentum: float = 0.0
+    ratio: float = 0.9
+    eps: float = 0.9
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "energy": flow.ENERGIES,
+    "polariser": POLARISERS,
+    "step_schedule": flow.STEP_SCHEDULES,
+    "radius_schedule": flow.RADIUS_SCHEDULES,
+    "batchnorm": ("train", "eval", "frozen"),
+}
+
+
+def checked_arguments(options: SpODEOptions, radius: Any, energy: Any, polariser: Any, pattern: Pattern) -> None:
+    """Raise an error that names the argument unless all are in range and fit together."""
+    if not isinstance(options, SpODEOptions):
+        raise TypeError(f"SpODE: options: expected SpODEOptions, got {type(options).__name__}")
+    for argument, choices in _CHOICES.items():
+        value = {"energy": energy, "polariser": polariser}.get(argument, getattr(options, argument, None))
+        if value not in choices:
+            raise ValueError(f"SpODE: {argument}: expected one of {', '.join(choices)}, got {value!r}")
+    _check_number("radius", radius, 1.0, math.inf, "a finite number >= 1", closed=True)
+    _check_number("score_momentum", options.score_momentum, 0.0, 1.0, "a number in [0, 1)", closed=True)
+    _check_number("ratio", options.ratio, 0.0, 1.0, "a number in (0, 1)")
+    _check_number("eps", options.eps, 0.5, 1.0, "a number in (0.5, 1)")
+    if not isinstance(options.reproject, bool):
+        raise TypeError(f"SpODE: reproject: expected a bool, got {options.reproject!r}")
+    if options.radius_schedule == "hess" and options.step_schedule != "hess":
+        raise ValueError(f"SpODE: radius_schedule: expected 'hess' only with step_schedule='hess', got {options.step_schedule!r}")
+    if options.radius_schedule == "invexp" and radius > flow.MAX_RADIUS:
+        raise ValueError(f"SpODE: radius: expected at most {flow.MAX_RADIUS:g} for a radius that rises to it, got {radius!r}")
+    if not isinstance(pattern, (Unstructured, Filter, Channel)):
+        raise ValueError(f"SpODE: projection: expected the pattern Unstructured, Filter or Channel, got {pattern!r}")
+
+
+def _check_number(argument: str, value: Any, low: float, high: float, expected: str, closed: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"SpODE: {argument}: expected {expected}, got {value!r}")
+    if not (low < value < high or (closed and value == low)):
+        raise ValueError(f"SpODE: {argument}: expected {expected}, got {value!r}")
+
+
+def node_sparsity(sparsity: float) -> float:
+    """Fraction of channels to remove in each layer so that about ``sparsity`` of the weights go.
+
+    The paper's structured rule: if every layer keeps the share sqrt(k) of its input channels and, through the next layer,
+    of its output channels, it keeps k of its weights. Use it as
+    ``SpODE(model, loss, node_sparsity(0.72), projection=Projection("channel", "uniform"), ...)``.
+
+    Args:
+        sparsity: fraction of weights, in [0, 1).
+    """
+    return 1.0 - math.sqrt(1.0 - checked_sparsity("node_sparsity", sparsity))
