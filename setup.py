@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps the folders of the repository to packages and builds the compiled module sparsekit._C from csrc/.
 
-The CPU part needs a C++17 compiler; without one the module is left out and the package runs on its PyTorch reference code.
-The CUDA part is linked in when nvcc is found (CUDA_HOME, the PATH or /usr/local/cuda); SPARSEKIT_NO_CUDA=1 leaves it out.
-Neither a GPU nor torch is needed to build.
+The CPU part needs a C++17 compiler; without one the module is left out and the package runs on its PyTorch reference
+code. The CUDA part is linked in when nvcc is found (CUDA_HOME, the PATH or /usr/local/cuda); SPARSEKIT_NO_CUDA=1 leaves
+it out. Neither a GPU nor torch is needed to build.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ def pybind11_include() -> str:
 
 def cuda_toolkit() -> tuple[str, str] | None:
     """(nvcc, folder of the static CUDA runtime), or None."""
-    places = [os.environ.get("CUDA_HOME", ""), shutil.which("nvcc") or "", "/usr/local/cuda"]
-    roots = [Path(place).resolve().parent.parent if place.endswith("nvcc") else Path(place) for place in places if place]
-    for root in [] if os.environ.get("SPARSEKIT_NO_CUDA", "0") not in ("", "0") else roots:
+    if os.environ.get("SPARSEKIT_NO_CUDA", "0") not in ("", "0"):
+        return None
+    on_path = shutil.which("nvcc")
+    places = [os.environ.get("CUDA_HOME"), on_path and Path(on_path).resolve().parents[1], "/usr/local/cuda"]
+    for root in filter(None, places):
         libraries = glob(f"{root}/lib*/libcudart_static.a") + glob(f"{root}/targets/*/lib/libcudart_static.a")
-        if (root / "bin" / "nvcc").is_file() and libraries:
-            return str(root / "bin" / "nvcc"), str(Path(libraries[0]).parent)
+        if Path(root, "bin", "nvcc").is_file() and libraries:
+            return str(Path(root, "bin", "nvcc")), str(Path(libraries[0]).parent)
     return None
 
 
@@ -55,21 +57,24 @@ class BuildExt(build_ext):
     """Compiles csrc/*.cu with nvcc and links the objects into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
-        toolkit = cuda_toolkit()
-        if toolkit and not ext.optional:
-            nvcc, libraries = toolkit
-            Path(self.build_temp).mkdir(parents=True, exist_ok=True)
-            codes = [flag for architecture in ARCHITECTURES for flag in ("-gencode", architecture)]
-            for source in sorted(glob("csrc/*.cu")):
-                target = str(Path(self.build_temp, Path(source).stem + "_cuda.o"))
-                subprocess.check_call(
-                    [nvcc, "-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden", *codes, "-c", source, "-o", target]
-                )
-                ext.extra_objects.append(target)
+        toolkit = None if ext.optional else cuda_toolkit()
+        if toolkit:
+            ext.extra_objects += self.compile_cuda(toolkit[0])
             ext.define_macros.append(("SPARSEKIT_CUDA", "1"))
-            ext.library_dirs.append(libraries)
+            ext.library_dirs.append(toolkit[1])
             ext.libraries += ["cudart_static", "dl", "rt"]
         super().build_extension(ext)
+
+    def compile_cuda(self, nvcc: str) -> list[str]:
+        """Objects for every architecture; a failure stops the build, for nvcc was there to be used."""
+        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
+        flags = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        flags += [flag for architecture in ARCHITECTURES for flag in ("-gencode", architecture)]
+        objects = []
+        for source in sorted(glob("csrc/*.cu")):
+            objects.append(str(Path(self.build_temp, Path(source).stem + "_cuda.o")))
+            subprocess.check_call([nvcc, *flags, "-c", source, "-o", objects[-1]])
+        return objects
 
 
 extension = Extension(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.recipe import Recipe
-from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, OneShotMagnitude, SpODE
+from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, SpODE
 from sparsekit.pruners.base import BasePruner, Loss
 from sparsekit.schedules import Cubic, imp_ladder
 
@@ -74,9 +74,9 @@ def _imp(rewind: str) -> Callable[[Start], BasePruner]:
             start.sparsity,
             optimizer=make_sgd(start.recipe),
             steps_per_round=start.steps,
-            rate=start.recipe.imp_rate,
             rewind=rewind,
             rewind_state=start.init if rewind == "init" else None,
+            options=IMPOptions(rate=start.recipe.imp_rate),
         )
 
     return build
@@ -88,10 +88,9 @@ def _budget(recipe: Recipe) -> int:
 
 def _imp_budget(start: Start) -> BasePruner:
     budget = _budget(start.recipe) * start.steps_per_epoch
-    rate = start.recipe.imp_rate
-    return IMP(
-        start.model, start.loss, start.sparsity, optimizer=make_sgd(start.recipe), budget=budget, rate=rate, rewind="lr"
-    )
+    options = IMPOptions(rate=start.recipe.imp_rate)
+    optimizer = make_sgd(start.recipe)
+    return IMP(start.model, start.loss, start.sparsity, optimizer=optimizer, budget=budget, options=options)
 
 
 def _omp(start: Start) -> BasePruner:
@@ -166,6 +165,9 @@ METHODS: dict[str, Method] = {
         summary="BiP in one pass with tied scores and a cubic ramp",
     ),
     "bip-released": Method(_bip(released=True), _phase_epochs(2), _phase_steps, summary="BiP as the released code does"),
+    "bip-finetune": Method(
+        _bip(), _phase_epochs(3), _phase_steps, finetune=True, summary="BiP as in the paper, then fine-tuning"
+    ),
     "spode": Method(
         _spode,
         lambda recipe, sparsity, images: recipe.ode_steps * min(recipe.ode_batch, images) / images + recipe.epochs,

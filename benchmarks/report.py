@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
-from rich.table import Table
 
-from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.reporting import figures, wording
 from sparsekit.benchmarks.reporting.findings import cautions, findings, title
+from sparsekit.benchmarks.reporting.origin import flat, methods, stamp, subject
 from sparsekit.benchmarks.reporting.speedup import Clock, Factors, Ratio, Speedup, speedup
 from sparsekit.benchmarks.reporting.summary import Cell, Group, Summary, summarise
+from sparsekit.benchmarks.reporting.terminal import render_table
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 from sparsekit.io import replace_file
@@ -39,7 +39,8 @@ __all__ = [
 TEMPLATES = Path(__file__).parent / "templates"
 
 FILTERS = {
-    "count": wording.count,
+    "amount": wording.count,
+    "flat": flat,
     "label": wording.label,
     "number": wording.number,
     "percent": wording.percent,
@@ -47,6 +48,7 @@ FILTERS = {
     "points": wording.points,
     "points_range": wording.points_range,
     "seconds": wording.seconds_text,
+    "seconds_sd": wording.seconds_sd,
     "sparsity": wording.sparsity_text,
     "spread": wording.spread,
     "times": wording.times,
@@ -69,15 +71,7 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
         ValueError: a row lacks a number.
     """
     summary = summarise(rows, baseline)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS | {"flat": flat}
-    html = environment.get_template("report.html.j2").render(
+    html = _template().render(
         summary=summary,
         heading=title(summary.groups[0]) if len(summary.groups) == 1 else "Comparison of pruning methods",
         title=title,
@@ -98,6 +92,18 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
     return path
 
 
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment.get_template("report.html.j2")
+
+
 def as_json(rows: Iterable[Row], baseline: str = "imp") -> dict[str, Any]:
     """Everything that the report says as JSON values; fractions, seconds and epochs, unrounded."""
     summary = summarise(rows, baseline)
@@ -109,33 +115,3 @@ def as_json(rows: Iterable[Row], baseline: str = "imp") -> dict[str, Any]:
         values["cautions"] = list(cautions(group))
         groups.append(values)
     return {"schema": 1, "kind": "comparison", "superseded": summary.superseded, "groups": groups}
-
-
-def render_table(rows: Iterable[Row], baseline: str = "imp") -> list[Table]:
-    """For each recipe a table of accuracies, one of costs and speed-ups, and one of failed runs if there are any."""
-    tables = []
-    for group in summarise(rows, baseline).groups:
-        tables += [_accuracy_table(group), _cost_table(group)]
-        if group.failures:
-            tables.append(_failure_table(group))
-    return tables
-
-
-def _accuracy_table(group: Group) -> Table:
-    base = wording.label(group.baseline)
-    table = Table(title=f"{title(group)}: {subject(group)}", caption="mean ± sd over n seeds; difference paired, 95 %")
-    for column in ("sparsity", "method", "test accuracy, %", "n", f"difference to {base}, points", "verdict"):
-        table.add_column(column, justify="left" if column in ("method", "verdict") else "right")
-    for sparsity, method in _grid(group, table):
-        cell = group.cell(method, sparsity)
-        difference = cell.difference if cell else None
-        interval = f" ({wording.points_range(difference.interval)})" if difference and difference.interval else ""
-        table.add_row(
-            wording.sparsity_text(sparsity),
-            wording.label(method),
-            wording.spread(cell.accuracy if cell else None),
-            str(cell.accuracy.n if cell else 0),
-            "baseline" if method == base else wording.points(difference.mean if difference else None) + interval,
-            cell.verdict or wording.MISSING if cell else wording.MISSING,
-        )
-    return table

@@ -78,7 +78,9 @@ class Selection {
     if (need < 0) {
       if (!settle_at(bracket.high)) settle_at(refine(bracket.high, Spec::kHighest, kept_));
     } else if (need > counts.inside) {
-      if (!settle_at(bracket.low)) settle_at(refine(Spec::kLowest + 1, bracket.low, need - counts.inside));
+      // The ends may be one key, and then it was counted with those above.
+      const Key below = std::min<Key>(bracket.low, bracket.high - 1);
+      if (!settle_at(bracket.low)) settle_at(refine(Spec::kLowest + 1, below, need - counts.inside));
     } else if (counts.complete) {
       finish(bracket, need);
     } else if (need > 0) {

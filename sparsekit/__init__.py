@@ -1,10 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sparsekit: pruning for PyTorch."""
+"""sparsekit: masked layers, exact mask projection, and the BiP, SpODE and magnitude pruners, for PyTorch."""
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
+from sparsekit.doctor import diagnose
 from sparsekit.gradients import dense_gradients, gradients_at
+from sparsekit.io import load, save
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import *  # noqa: F403
+from sparsekit.nn import __all__ as _layers
+from sparsekit.ops import topk_mask
+from sparsekit.patterns import NM, Block, Channel, Filter, Unstructured
+from sparsekit.projection import Projection
+from sparsekit.pruners import *  # noqa: F403
+from sparsekit.pruners import __all__ as _pruners
+from sparsekit.schedules import Constant, Cubic, Geometric, Linear
+
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    *_layers,
+    *_pruners,
+    "ERK",
+    "NM",
+    "Block",
+    "Channel",
+    "Constant",
+    "Cubic",
+    "Filter",
+    "Geometric",
+    "Global",
+    "Linear",
+    "Mask",
+    "Masks",
+    "PerLayer",
+    "Projection",
+    "Uniform",
+    "Unstructured",
+    "dense_gradients",
+    "diagnose",
+    "gradients_at",
+    "kept_count",
+    "load",
+    "save",
+    "topk_mask",
+]

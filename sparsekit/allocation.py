@@ -1,208 +1,241 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Allocation: a sparsity -> integer budgets of units to keep, global or per layer, with exact sums."""
+"""Allocation: from a sparsity to exact integer budgets, numbers of units kept. The only module that rounds."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Any, Protocol
+from numbers import Real
+from typing import Protocol, runtime_checkable
 
-Shapes = Mapping[str, Sequence[int]]
-Units = Mapping[str, int]
 Budget = int | dict[str, int]
+Number = float | str | Decimal | Fraction
+Shapes = Mapping[str, Sequence[int]]
 
 
-def exact_sparsity(function: str, sparsity: Any) -> Fraction:
-    """``sparsity`` as the decimal that a person reads (0.1 is one tenth), checked to lie in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (numbers.Real, Decimal, str)):
-        raise TypeError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
-    try:
-        exact = Fraction(sparsity) if isinstance(sparsity, numbers.Rational) else Fraction(str(sparsity))
-    except ValueError:
-        raise ValueError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}") from None
-    if not 0 <= exact < 1:
-        raise ValueError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
-    return exact
-
-
-def kept_count(n: int, sparsity: Any) -> int:
-    """Units kept of ``n``: n - floor(sparsity * n + 1/2), with ``sparsity`` taken as an exact decimal.
+def kept_count(n: int, sparsity: Number) -> int:
+    """Units kept of n at a sparsity: ``n - floor(sparsity * n + 1/2)``, with sparsity read as an exact decimal.
 
     Args:
-        n: >= 0.
-        sparsity: fraction removed in [0, 1): int, float, str, Decimal, Fraction or a NumPy number.
+        n: number of units, >= 0.
+        sparsity: fraction removed, in [0, 1); 0.29 means 29/100, not the float nearest to it.
+    Raises ValueError out of range, TypeError for what is not a number.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"kept_count: n: expected an int >= 0, got {n!r}")
-    return n - math.floor(exact_sparsity("kept_count", sparsity) * n + Fraction(1, 2))
+    if type(n) is not int or n < 0:
+        raise ValueError(f"kept_count: n: expected an integer >= 0, got {n!r}")
+    return _kept(n, _exact("kept_count", "sparsity", sparsity))
 
 
+@runtime_checkable
 class Allocation(Protocol):
-    """(shapes, units, sparsity) -> units to keep: one int over all layers, or one for each."""
+    """A rule that divides a sparsity among layers.
+
+    Called with (shapes, units, sparsity): weight shapes and numbers of units (0 <= units) by layer name, with the same
+    keys, and the fraction of units removed, in [0, 1). Returns one int (one ranking over all layers) or the units kept
+    of each layer, in the order of ``units``. Raises ValueError when ``min_keep`` asks for more than there is.
+    """
 
     @property
     def min_keep(self) -> int:
-        """Units that every layer keeps at least (a smaller layer keeps all)."""
+        """Units that every layer keeps at least; a smaller layer is kept whole."""
         ...
 
-    def __call__(self, shapes: Shapes, units: Units, sparsity: Any) -> Budget: ...
-
-
-def _check_min_keep(function: str, min_keep: int) -> None:
-    if isinstance(min_keep, bool) or not isinstance(min_keep, int) or min_keep < 0:
-        raise ValueError(f"{function}: min_keep: expected an int >= 0, got {min_keep!r}")
-
-
-def _with_floor(function: str, kept: dict[str, int], units: Units, min_keep: int) -> dict[str, int]:
-    """Raise small layers to ``min_keep`` and take as much from the layers with most units kept: the sum stays."""
-    floors = {name: min(min_keep, n) for name, n in units.items()}
-    if sum(floors.values()) > sum(kept.values()):
-        total = sum(kept.values())
-        raise ValueError(f"{function}: min_keep: expected at most {total} units in all, got {sum(floors.values())}")
-    raised = {name: max(n, floors[name]) for name, n in kept.items()}
-    excess = sum(raised.values()) - sum(kept.values())
-    while excess:
-        name = max(raised, key=lambda layer: raised[layer] - floors[layer])
-        second = max((raised[n] - floors[n] for n in raised if n != name), default=0)
-        taken = min(excess, max(1, raised[name] - floors[name] - second))
-        raised[name] -= taken
-        excess -= taken
-    return raised
+    def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> Budget: ...
 
 
 @dataclass(frozen=True)
 class Global:
-    """One budget over all layers: kept_count(all units, sparsity). The projection sees to ``min_keep``.
-
-    rounding: "nearest" (kept_count), or "floor", which removes floor(sparsity * n) units as the released BiP code does.
-    """
+    """One ranking over all layers: the budget is one int. ``min_keep`` is left to the projection, which sees scores."""
 
     min_keep: int = 0
-    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
         _check_min_keep("Global", self.min_keep)
-        if self.rounding not in ("nearest", "floor"):
-            raise ValueError(f"Global: rounding: expected nearest or floor, got {self.rounding!r}")
 
-    def __call__(self, shapes: Shapes, units: Units, sparsity: Any) -> int:
-        """Units to keep over all layers."""
-        total = sum(units.values())
-        if self.rounding == "floor":
-            return total - math.floor(exact_sparsity("Global", sparsity) * total)
-        return kept_count(total, sparsity)
+    def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> int:
+        kept = _kept(_total("Global", shapes, units), _exact("Global", "sparsity", sparsity))
+        _floors("Global", units, self.min_keep, kept)
+        return kept
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """The same sparsity in each layer: kept_count of its own units."""
+    """Every layer at the same sparsity, each rounded by ``kept_count``."""
 
     min_keep: int = 0
 
     def __post_init__(self) -> None:
         _check_min_keep("Uniform", self.min_keep)
 
-    def __call__(self, shapes: Shapes, units: Units, sparsity: Any) -> dict[str, int]:
-        """Units to keep in each layer."""
-        kept = {name: kept_count(n, sparsity) for name, n in units.items()}
-        return _with_floor("Uniform", kept, units, self.min_keep)
+    def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> dict[str, int]:
+        _total("Uniform", shapes, units)
+        removed = _exact("Uniform", "sparsity", sparsity)
+        return _raised("Uniform", {name: _kept(n, removed) for name, n in units.items()}, units, self.min_keep)
 
 
 @dataclass(frozen=True)
 class ERK:
-    """Erdos-Renyi-Kernel (Evci et al., 2020): a layer's density is proportional to sum(shape) / prod(shape).
+    """Density of a layer proportional to (sum of its dimensions / product of its dimensions) ** power, at most 1.
 
-    Layers whose density would exceed 1 are kept whole and the others share the rest; the total is kept_count(all, sparsity),
-    met exactly by largest remainders. power: exponent of the ratio, 0 is uniform density.
+    The counts add up to ``kept_count`` of all units: layers that would exceed density 1 are kept whole, the others are
+    floored and the rest goes to the largest remainders, ties to the first layer. power in [0, 8]; 0 is one density.
+    Source: Erdos-Renyi-kernel, Evci et al., "Rigging the lottery", ICML 2020, section 3.
     """
 
     power: float = 1.0
     min_keep: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.power, bool) or not isinstance(self.power, Real) or not 0 <= self.power <= 8:
+            raise ValueError(f"ERK: power: expected a number in [0, 8], got {self.power!r}")
         _check_min_keep("ERK", self.min_keep)
-        if not (isinstance(self.power, (int, float)) and math.isfinite(self.power) and self.power >= 0):
-            raise ValueError(f"ERK: power: expected a number >= 0, got {self.power!r}")
 
-    def __call__(self, shapes: Shapes, units: Units, sparsity: Any) -> dict[str, int]:
-        """Units to keep in each layer."""
-        total = kept_count(sum(units.values()), sparsity)
-        ratio = {n: (sum(s) / math.prod(s)) ** self.power if math.prod(s) else 0.0 for n, s in shapes.items()}
+    def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> dict[str, int]:
+        kept = _kept(_total("ERK", shapes, units), _exact("ERK", "sparsity", sparsity))
+        ratio = {name: _density_ratio(shapes[name], self.power) for name, n in units.items() if n}
         dense: set[str] = set()
         while True:
-            free = {n: units[n] * ratio[n] for n in units if n not in dense}
-            rest = total - sum(units[n] for n in dense)
-            scale = rest / sum(free.values()) if sum(free.values()) else 0.0
-            over = {n for n in free if ratio[n] * scale > 1}
-            if not over or rest <= 0:
+            rest = kept - sum(units[name] for name in dense)
+            mass = sum(ratio[name] * units[name] for name in ratio.keys() - dense)
+            scale = rest / mass if mass else Fraction(0)
+            full = {name for name in ratio.keys() - dense if scale * ratio[name] > 1}
+            if not full:
                 break
-            dense |= over
-        share = {n: float(units[n]) if n in dense else free[n] * scale for n in units}
-        return _with_floor("ERK", _rounded(share, units, total), units, self.min_keep)
-
-
-def _rounded(share: Mapping[str, float], units: Units, total: int) -> dict[str, int]:
-    """Integers near ``share`` that sum to ``total`` and stay within the layers, largest remainders first."""
-    kept = {name: min(units[name], math.floor(value)) for name, value in share.items()}
-    order = sorted(share, key=lambda name: kept[name] - share[name])
-    missing = total - sum(kept.values())
-    while missing:
-        for name in order:
-            if missing > 0 and kept[name] < units[name]:
-                kept[name] += 1
-                missing -= 1
-            elif missing < 0 and kept[name] > 0:
-                kept[name] -= 1
-                missing += 1
-    return kept
+            dense |= full
+        share = {name: Fraction(units[name]) if name in dense else scale * ratio[name] * units[name] for name in ratio}
+        counts = {name: math.floor(share.get(name, 0)) for name in units}
+        by_remainder = sorted(share, key=lambda name: counts[name] - share[name])
+        for name in by_remainder[: kept - sum(counts.values())]:
+            counts[name] += 1
+        return _raised("ERK", counts, units, self.min_keep)
 
 
 @dataclass(frozen=True)
 class PerLayer:
-    """Explicit sparsities: {glob over layer names: sparsity}, the first glob that matches decides.
+    """A sparsity for each layer by name or glob; an exact name comes first, then the first glob that matches.
 
-    default: sparsity of layers that no glob matches; None takes the sparsity that the allocation is called with.
+    sparsities: name or glob -> fraction removed, in [0, 1). default: fraction for layers that none matches; None gives
+    them the sparsity of the call. A key that decides for no layer is an error.
     """
 
-    sparsities: Mapping[str, float] = field(default_factory=dict)
-    default: float | None = None
+    sparsities: Mapping[str, Number] = field(hash=False)
+    default: Number | None = None
     min_keep: int = 0
 
     def __post_init__(self) -> None:
-        _check_min_keep("PerLayer", self.min_keep)
-        for glob, sparsity in self.sparsities.items():
-            exact_sparsity(f"PerLayer: {glob!r}", sparsity)
+        if not isinstance(self.sparsities, Mapping):
+            kind = type(self.sparsities).__name__
+            raise TypeError(f"PerLayer: sparsities: expected a mapping of names to numbers, got {kind}")
+        # A copy, so that a later change of the caller's dict cannot change a frozen value.
+        object.__setattr__(self, "sparsities", dict(self.sparsities))
+        for key, value in self.sparsities.items():
+            _exact("PerLayer", f"sparsities[{key!r}]", value)
         if self.default is not None:
-            exact_sparsity("PerLayer: default", self.default)
+            _exact("PerLayer", "default", self.default)
+        _check_min_keep("PerLayer", self.min_keep)
 
-    def __call__(self, shapes: Shapes, units: Units, sparsity: Any) -> dict[str, int]:
-        """Units to keep in each layer. Raises ValueError for a glob that matches no layer."""
-        for glob in self.sparsities:
-            if not any(fnmatchcase(name, glob) for name in units):
-                near = difflib.get_close_matches(glob, units, n=3, cutoff=0.4)
-                hint = f"; close: {', '.join(near)}" if near else ""
-                raise ValueError(f"PerLayer: sparsities: expected names or globs of layers, got {glob!r}{hint}")
-        default = sparsity if self.default is None else self.default
-        chosen = {n: next((s for g, s in self.sparsities.items() if fnmatchcase(n, g)), default) for n in units}
-        kept = {name: kept_count(n, chosen[name]) for name, n in units.items()}
-        return _with_floor("PerLayer", kept, units, self.min_keep)
+    def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> dict[str, int]:
+        _total("PerLayer", shapes, units)
+        default = _exact("PerLayer", "sparsity", sparsity) if self.default is None else self.default
+        rule = {name: self._key(name) for name in units}
+        for key in self.sparsities.keys() - set(rule.values()):
+            if any(fnmatchcase(name, key) for name in units):
+                raise ValueError(f"PerLayer: sparsities: expected {key!r} before the globs that match its layers")
+            close = get_close_matches(key, list(units), n=3, cutoff=0.4)
+            hint = f"; close names: {', '.join(close)}" if close else ""
+            raise ValueError(f"PerLayer: sparsities: expected names or globs of layers, got {key!r}{hint}")
+        wanted = {name: default if key is None else self.sparsities[key] for name, key in rule.items()}
+        counts = {name: kept_count(units[name], value) for name, value in wanted.items()}
+        return _raised("PerLayer", counts, units, self.min_keep)
+
+    def _key(self, name: str) -> str | None:
+        if name in self.sparsities:
+            return name
+        return next((key for key in self.sparsities if fnmatchcase(name, key)), None)
 
 
-_BY_NAME: dict[str, type[Global] | type[Uniform] | type[ERK]] = {"global": Global, "uniform": Uniform, "erk": ERK}
+def as_allocation(allocation: str | Mapping[str, Number] | Allocation) -> Allocation:
+    """The allocation of a name ("global", "uniform", "erk") or of a mapping (``PerLayer``); an allocation as it is."""
+    if isinstance(allocation, str):
+        if allocation not in _NAMED:
+            expected = ", ".join(_NAMED)
+            raise ValueError(f"as_allocation: allocation: expected one of {expected}, got {allocation!r}")
+        return _NAMED[allocation]()
+    if isinstance(allocation, Mapping):
+        return PerLayer(allocation)
+    if isinstance(allocation, Allocation) and not isinstance(allocation, type):
+        return allocation
+    kind = type(allocation).__name__
+    raise TypeError(f"as_allocation: allocation: expected a name, a mapping or an Allocation, got {kind}")
 
 
-def as_allocation(value: Any) -> Allocation:
-    """An allocation from a name ("global", "uniform", "erk"), a mapping {glob: sparsity}, or an allocation object."""
-    if isinstance(value, str) and value in _BY_NAME:
-        return _BY_NAME[value]()
-    if isinstance(value, Mapping):
-        return PerLayer(value)
-    if callable(value) and not isinstance(value, type) and hasattr(value, "min_keep"):
-        return value  # pyright: ignore[reportReturnType]
-    raise ValueError(f"as_allocation: expected one of {', '.join(_BY_NAME)}, a mapping or an allocation, got {value!r}")
+_NAMED: dict[str, type[Global] | type[Uniform] | type[ERK]] = {"global": Global, "uniform": Uniform, "erk": ERK}
+
+
+def _exact(where: str, argument: str, value: Number) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, (Real, str, Decimal)):
+        raise TypeError(f"{where}: {argument}: expected a number in [0, 1), got {type(value).__name__}")
+    try:
+        # str of a float is the shortest decimal that means it: the number that was written.
+        fraction = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        fraction = Fraction(-1)
+    if not 0 <= fraction < 1:
+        raise ValueError(f"{where}: {argument}: expected a number in [0, 1), got {value}")
+    return fraction
+
+
+def _kept(n: int, sparsity: Fraction) -> int:
+    return n - math.floor(sparsity * n + Fraction(1, 2))
+
+
+def _density_ratio(shape: Sequence[int], power: float) -> Fraction:
+    ratio = Fraction(sum(shape) or 1, math.prod(shape))
+    return ratio if power == 1 else Fraction(float(ratio) ** float(power))
+
+
+def _check_min_keep(where: str, min_keep: int) -> None:
+    if type(min_keep) is not int or min_keep < 0:
+        raise ValueError(f"{where}: min_keep: expected an integer >= 0, got {min_keep!r}")
+
+
+def _total(where: str, shapes: Shapes, units: Mapping[str, int]) -> int:
+    if shapes.keys() != units.keys():
+        names = ", ".join(sorted(shapes.keys() ^ units.keys()))
+        raise ValueError(f"{where}: units: expected the layers of shapes, got a difference in {names}")
+    for name, n in units.items():
+        if type(n) is not int or n < 0 or (n and 0 in shapes[name]):
+            raise ValueError(f"{where}: units[{name!r}]: expected an integer >= 0 that fits the shape, got {n!r}")
+    return sum(units.values())
+
+
+def _floors(where: str, units: Mapping[str, int], min_keep: int, kept: int) -> dict[str, int]:
+    floors = {name: min(min_keep, n) for name, n in units.items()}
+    if (need := sum(floors.values())) > kept:
+        raise ValueError(f"{where}: min_keep: expected at most {kept} units in all, got {min_keep}, which needs {need}")
+    return floors
+
+
+def _raised(where: str, counts: dict[str, int], units: Mapping[str, int], min_keep: int) -> dict[str, int]:
+    """Lift every layer to its floor and take the excess from the layers that keep most; the total is unchanged."""
+    total = sum(counts.values())
+    floors = _floors(where, units, min_keep, total)
+
+    def cut(level: int) -> dict[str, int]:
+        return {name: max(min(n, level), floors[name]) for name, n in counts.items()}
+
+    low, high = 0, max(counts.values(), default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(cut(middle).values()) <= total else (low, middle - 1)
+    result, above = cut(low), cut(low + 1)
+    # Of the layers that stand at the level, the first ones keep one more.
+    spare = [name for name in result if above[name] > result[name]]
+    for name in spare[: total - sum(result.values())]:
+        result[name] += 1
+    return result

@@ -1,64 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores and score gradients: pure functions of the weight theta, the mask m and h = dl/dz at z = where(m, theta, 0).
+"""Criteria: scores and score gradients as pure functions of tensors of one weight's shape. Nothing is modified.
 
-All tensors of one call share one shape and one floating dtype; ``mask`` is bool. h holds every entry, kept or not.
+theta is the weight, z = where(mask, theta, 0) the effective weight, dz = dL/dz its *dense* gradient (also where the
+mask is zero), mask a bool tensor (True = kept), scores the learned scores s. Results have the shape of theta and the
+dtype that the arguments promote to. Shapes that differ are a ValueError.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
 def magnitude(theta: Tensor) -> Tensor:
-    """|theta| (Han et al., 2015)."""
+    """Score |theta|: the size of a weight.
+
+    Source: Han et al., "Learning both weights and connections", NeurIPS 2015; the score of IMP and OMP.
+    """
     return theta.abs()
 
 
 def saliency(theta: Tensor, dz: Tensor) -> Tensor:
-    """|theta * h|, the connection sensitivity before normalisation (Lee et al., 2019, eq. 5)."""
+    """Score |theta * dz|: the first-order change of the loss when the weight is removed.
+
+    Source: SNIP, Lee et al., ICLR 2019, whose division by the sum does not change the order.
+    """
+    _check_shapes("saliency", theta, dz=dz)
     return (theta * dz).abs()
 
 
 def gate_gradient(theta: Tensor, dz: Tensor) -> Tensor:
-    """theta * h = dl/dm for a gate m on theta (SpODE's dE/dm at a hard mask)."""
+    """Gradient theta * dz of the loss with respect to a gate c in z = c * theta, kept or not.
+
+    Source: dE/dm of SpODE, Mo et al., ICML 2023; SNIP is its absolute value at c = 1.
+    """
+    _check_shapes("gate_gradient", theta, dz=dz)
     return theta * dz
 
 
-def score_sign(scores: Tensor) -> Tensor:
-    """sign(s) with sign(0) = +1, the derivative of |s| that lets a zero score move."""
-    return torch.where(scores < 0, -torch.ones_like(scores), torch.ones_like(scores))
-
-
 def hydra(theta: Tensor, dz: Tensor, scores: Tensor) -> Tensor:
-    """sign(s) * theta * h: straight-through gradient of the scores (Sehwag et al., 2020)."""
-    return score_sign(scores) * theta * dz
+    """Gradient sign(s) * theta * dz of the loss with respect to the scores, straight through the top-k of |s|.
+
+    sign(0) = +1, so that a score of zero can leave zero.
+    Source: Hydra, Sehwag et al., NeurIPS 2020, with the estimator of Ramanujan et al., CVPR 2020.
+    """
+    _check_shapes("hydra", theta, dz=dz, scores=scores)
+    return _with_sign(theta * dz, scores)
 
 
 def bip_hypergradient(
-    theta: Tensor, mask: Tensor, dz: Tensor, scores: Tensor, gamma: float, key: str = "magnitude"
+    theta: Tensor,
+    mask: Tensor,
+    dz: Tensor,
+    scores: Tensor,
+    gamma: float,
+    key: Literal["magnitude", "value"] = "magnitude",
 ) -> Tensor:
-    """BiP's upper-level gradient of the scores (Zhang et al., 2022, eq. A4).
+    """Gradient of BiP's upper level with respect to the scores: sign(s) * (theta * dz - (1/gamma) * mask * dz^2).
 
-        sign(s) * (theta * h - (1/gamma) * m * h^2)
-
-    The second term is the implicit gradient, through the lower level's theta*(m) with a Hessian-free Jacobian
-    -(1/gamma) diag(h); it is non-zero on kept weights only. gamma = inf drops it.
+    The bracket is dL/dm with the implicit gradient dtheta*/dm = -(1/gamma) diag(dz) of the lower level
+    min_theta L(m * theta) + (gamma/2) ||theta||^2, whose own gradient is mask * dz.
 
     Args:
-        gamma: > 0, strength of the lower level's regulariser.
-        key: "magnitude" ranks by |s|; "value" by s, and has no sign factor.
+        theta: weight after the lower step. mask: bool, the mask of this step. dz: dense gradient on the upper batch.
+        scores: s; its sign enters because masks are the top-k of |s|. sign(0) = +1.
+        gamma: > 0; inf drops the second term exactly, which leaves ``hydra``.
+        key: "value" for masks that are the top-k of s itself: no sign.
+    Source: BiP, Zhang et al., NeurIPS 2022, Algorithm A1, equation A4.
     """
+    _check_shapes("bip_hypergradient", theta, mask=mask, dz=dz, scores=scores)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"bip_hypergradient: mask: expected a bool tensor, got {mask.dtype}")
+    if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not gamma > 0:
+        raise ValueError(f"bip_hypergradient: gamma: expected a number > 0 or inf, got {gamma!r}")
+    if key not in ("magnitude", "value"):
+        raise ValueError(f"bip_hypergradient: key: expected 'magnitude' or 'value', got {key!r}")
     gradient = theta * dz
-    if gamma != float("inf"):
-        gradient = gradient - torch.where(mask, dz * dz, torch.zeros_like(dz)) / gamma
-    return gradient if key == "value" else score_sign(scores) * gradient
+    if not math.isinf(gamma):
+        # where, not a product: an overflow of dz^2 under a zero mask bit must not become NaN.
+        gradient = gradient - torch.where(mask, dz * dz, 0) * (1 / gamma)
+    return _with_sign(gradient, scores) if key == "magnitude" else gradient
 
 
-def released_hypergradient(theta: Tensor, dz: Tensor, scores: Tensor, lr2: float) -> Tensor:
-    """What the released BiP code adds up: g - lr2 * g^2 with the score gradient g = sign(s) * theta * h.
+def released_hypergradient(theta: Tensor, dz: Tensor, scores: Tensor, lr2: float = 1e-4) -> Tensor:
+    """What BiP's released code uses in place of ``bip_hypergradient``: g - lr2 * g^2 with g = sign(s) * theta * dz.
 
-    Its implicit term multiplies the score gradient by itself where (A4) has the weight gradient.
+    The code multiplies the score gradient by itself where equation A4 has the weight gradient, hence theta^2 dz^2 with
+    no mask and no sign. Here sign(0) = 0: autograd differentiates |s| that way.
+
+    Args:
+        lr2: the code's name for 1/gamma, finite and >= 0; its configurations use 1e-4.
     """
-    gradient = hydra(theta, dz, scores)
+    _check_shapes("released_hypergradient", theta, dz=dz, scores=scores)
+    if isinstance(lr2, bool) or not isinstance(lr2, (int, float)) or not 0 <= lr2 < math.inf:
+        raise ValueError(f"released_hypergradient: lr2: expected a finite number >= 0, got {lr2!r}")
+    gradient = torch.sign(scores) * (theta * dz)
     return gradient - lr2 * gradient * gradient
+
+
+def _with_sign(gradient: Tensor, scores: Tensor) -> Tensor:
+    return torch.where(scores < 0, -gradient, gradient)
+
+
+def _check_shapes(where: str, theta: Tensor, **others: Tensor) -> None:
+    for name, tensor in others.items():
+        if tensor.shape != theta.shape:
+            expected = f"the shape {tuple(theta.shape)} of theta"
+            raise ValueError(f"{where}: {name}: expected {expected}, got {tuple(tensor.shape)}")

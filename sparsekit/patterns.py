@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patterns: which weights are kept or removed together. A pattern reduces scores to units and expands decisions.
-
-Units are ordered as the C order of ``unit_shape``, so ties between units go to the lowest one.
-"""
+"""Patterns: which weights are kept or removed together, as one unit. Units count in C order of ``unit_shape``."""
 
 from __future__ import annotations
 
@@ -10,216 +7,244 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+Key = Literal["magnitude", "value"]
+Units = tuple[Tensor, tuple[int, ...], float]
 
 
+@runtime_checkable
 class Pattern(Protocol):
-    """What the projection and the pruners need to know about a structure."""
+    """What a projection asks of a pattern. A new one derives from this class and states the first two or three methods.
+
+    ``shape`` is always the shape of a weight. Every method raises ValueError or TypeError on arguments that do not fit.
+    """
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the tensor with one entry per unit, for a weight of ``shape``."""
+        """Shape of the tensor that holds one entry per unit."""
         ...
 
-    def unit_scores(self, scores: Tensor, key: str = "magnitude") -> Tensor:
-        """One score per unit: the norm of |s| ("magnitude") or the sum of s ("value") over the unit."""
+    def describe(self) -> str:
+        """The name that ``as_pattern`` turns back into an equal pattern."""
         ...
 
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """Give every weight of ``shape`` the value of its unit."""
-        ...
+    def units_of(self, x: Tensor) -> Units:
+        """x as (view, dims, p): reducing dims leaves one entry per unit, the p-norm ranks units; padding is zero."""
+        return x, (), 1.0
+
+    def unit_size(self, shape: Sequence[int]) -> int:
+        """Weights in one full unit; units at a ragged edge are smaller: ``reduce_sum`` of ones counts them."""
+        self.unit_shape(shape)
+        view, dims, _ = self.units_of(torch.empty(tuple(shape), device="meta"))
+        return math.prod(view.shape[d] for d in dims)
+
+    def unit_scores(self, scores: Tensor, key: Key = "magnitude") -> Tensor:
+        """One score per unit, float32 or wider where a unit has several weights; NaN spreads over its unit.
+
+        scores: floats, shape of the weight. key: "magnitude" (p-norm over the unit, or |s|) or "value" (sum, or s).
+        """
+        where = f"{type(self).__name__}.unit_scores"
+        if key not in ("magnitude", "value"):
+            raise ValueError(f"{where}: key: expected 'magnitude' or 'value', got {key!r}")
+        if not _tensor(where, "scores", scores).is_floating_point():
+            raise TypeError(f"{where}: scores: expected a floating point tensor, got {scores.dtype}")
+        self.unit_shape(scores.shape)
+        view, dims, p = self.units_of(scores)
+        if not dims:
+            return view.abs() if key == "magnitude" else view
+        # float64 keeps the squares of float32 scores in range and makes rounding differences between devices rare.
+        add, wide = key == "value" or view.numel() == 0, torch.float64
+        units = view.sum(dims, dtype=wide) if add else torch.linalg.vector_norm(view, p, dims, dtype=wide)
+        return units.to(torch.promote_types(scores.dtype, torch.float32))
 
     def reduce_sum(self, x: Tensor) -> Tensor:
-        """Sum of ``x`` over each unit: [unit_shape]."""
-        ...
+        """Sum over each unit: shape ``unit_shape``, int64 for bool and integers, else float32 or wider."""
+        self.unit_shape(_tensor(f"{type(self).__name__}.reduce_sum", "x", x).shape)
+        view, dims, _ = self.units_of(x)
+        wide, out = (torch.float64, torch.float32) if x.is_floating_point() else (torch.int64, torch.int64)
+        return (view.sum(dims, dtype=wide) if dims else view).to(torch.promote_types(x.dtype, out))
 
+    def expand(self, unit_values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Each unit's value (any dtype) repeated over its weights, in ``shape``; may be a view: do not write to it."""
+        where, expected = f"{type(self).__name__}.expand", self.unit_shape(shape)
+        if tuple(_tensor(where, "unit_values", unit_values).shape) != expected:
+            raise ValueError(f"{where}: unit_values: expected shape {expected}, got {tuple(unit_values.shape)}")
+        view, dims, _ = self.units_of(torch.empty(tuple(shape), device="meta"))
+        for d in dims:
+            unit_values = unit_values.unsqueeze(d)
+        return unit_values.expand(view.shape)
 
-def _check_rank(name: str, shape: Sequence[int]) -> None:
-    if len(shape) < 2:
-        raise ValueError(f"{name}: shape: expected at least 2 dimensions, got {tuple(shape)}")
-
-
-def _check_key(name: str, key: str) -> None:
-    if key not in ("magnitude", "value"):
-        raise ValueError(f"{name}: key: expected magnitude or value, got {key!r}")
+    def fixed_budget(self, shape: Sequence[int]) -> int | None:
+        """Units kept when the pattern itself fixes that number, else None."""
+        self.unit_shape(shape)
+        return None
 
 
 @dataclass(frozen=True)
-class Unstructured:
+class Unstructured(Pattern):
     """Every weight is a unit of its own."""
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The weight's own shape."""
-        return tuple(shape)
+        return _dims("Unstructured", shape, 0)
 
-    def unit_scores(self, scores: Tensor, key: str = "magnitude") -> Tensor:
-        """|s| or s."""
-        _check_key("Unstructured", key)
-        return scores.abs() if key == "magnitude" else scores
-
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """The units themselves."""
-        return units.reshape(tuple(shape))
-
-    def reduce_sum(self, x: Tensor) -> Tensor:
-        """x itself."""
-        return x
+    def describe(self) -> str:
+        return "unstructured"
 
 
 @dataclass(frozen=True)
-class _Slices:
-    """Slices of a weight along one dimension; p is the order of the norm that scores a slice."""
+class Filter(Pattern):
+    """A unit is an output channel (dim 0), ranked by the p-norm of its scores; p > 0, may be inf. BiP uses p = 2."""
 
     p: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.p, (int, float)) and math.isfinite(self.p) and self.p > 0):
-            raise ValueError(f"{type(self).__name__}: p: expected a number > 0, got {self.p!r}")
-
-    def _dim(self) -> int:
-        raise NotImplementedError
+        _check_p("Filter", self.p)
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """[number of slices]."""
-        _check_rank(type(self).__name__, shape)
-        return (int(shape[self._dim()]),)
+        return _dims("Filter", shape, 2)[:1]
 
-    def reduce_sum(self, x: Tensor) -> Tensor:
-        """Sum over each slice."""
-        _check_rank(type(self).__name__, x.shape)
-        return x.sum(dim=[d for d in range(x.ndim) if d != self._dim()])
+    def units_of(self, x: Tensor) -> Units:
+        return x, tuple(range(1, x.ndim)), self.p
 
-    def unit_scores(self, scores: Tensor, key: str = "magnitude") -> Tensor:
-        """(sum |s|^p)^(1/p) over a slice, or the sum of s. Accumulated in at least fp32."""
-        _check_key(type(self).__name__, key)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        if key == "value":
-            return self.reduce_sum(wide)
-        # Scaled by the largest entry, so that squares of tiny or huge scores neither vanish nor overflow.
-        top = wide.abs().amax().clamp_min(torch.finfo(wide.dtype).tiny) if wide.numel() else wide.new_ones(())
-        scale = torch.where(torch.isfinite(top), top, torch.ones_like(top))
-        return self.reduce_sum((wide / scale).abs().pow(self.p)).pow(1 / self.p) * scale
-
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """Broadcast [slices] over a weight of ``shape``."""
-        view = [1] * len(shape)
-        view[self._dim()] = -1
-        return units.reshape(view).expand(tuple(shape))
+    def describe(self) -> str:
+        return "filter" + _suffix(self.p)
 
 
 @dataclass(frozen=True)
-class Filter(_Slices):
-    """Output channels (dim 0); the score of a filter is the p-norm of its weights' scores."""
+class Channel(Pattern):
+    """A unit is an input channel (dim 1: of a grouped layer, of the group), ranked as in Filter. SpODE uses p = 1."""
 
-    def _dim(self) -> int:
-        return 0
+    p: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_p("Channel", self.p)
+
+    def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return _dims("Channel", shape, 2)[1:2]
+
+    def units_of(self, x: Tensor) -> Units:
+        return x, (0, *range(2, x.ndim)), self.p
+
+    def describe(self) -> str:
+        return "channel" + _suffix(self.p)
 
 
 @dataclass(frozen=True)
-class Channel(_Slices):
-    """Input channels (dim 1, per group for grouped convolutions); scored like ``Filter``."""
+class NM(Pattern):
+    """n of every m consecutive input positions (dim 1) are kept, for each output channel and kernel position.
 
-    def _dim(self) -> int:
-        return 1
-
-
-@dataclass(frozen=True)
-class NM:
-    """n kept of every m consecutive input positions (dim 1), for each output and kernel position."""
+    Dim 1 must be a multiple of m; 1 <= n <= m. Masks come from ``select``. Source: Zhou et al., ICLR 2021 (N:M).
+    """
 
     n: int
     m: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.n, int) and isinstance(self.m, int) and 0 < self.n <= self.m):
-            raise ValueError(f"NM: n, m: expected ints with 0 < n <= m, got {self.n!r}, {self.m!r}")
-
-    def _check(self, shape: Sequence[int]) -> None:
-        _check_rank("NM", shape)
-        if shape[1] % self.m:
-            expected = f"dimension 1 to be a multiple of {self.m} (skip the layer otherwise)"
-            raise ValueError(f"NM: shape: expected {expected}, got {tuple(shape)}")
+        if not (type(self.n) is type(self.m) is int and 1 <= self.n <= self.m):
+            raise ValueError(f"NM: n, m: expected integers, 1 <= n <= m, got {self.n!r}, {self.m!r}")
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The weight's own shape: single weights are decided, n in each group."""
-        self._check(shape)
-        return tuple(shape)
+        dims = _dims("NM", shape, 2)
+        if dims[1] % self.m:
+            raise ValueError(f"NM: shape: expected dim 1 divisible by {self.m}, got {dims}; skip it or change pattern")
+        return dims
 
-    def unit_scores(self, scores: Tensor, key: str = "magnitude") -> Tensor:
-        """|s| or s."""
-        _check_key("NM", key)
-        self._check(scores.shape)
-        return scores.abs() if key == "magnitude" else scores
-
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """The units themselves."""
-        return units.reshape(tuple(shape))
-
-    def reduce_sum(self, x: Tensor) -> Tensor:
-        """x itself."""
-        return x
+    def fixed_budget(self, shape: Sequence[int]) -> int | None:
+        return math.prod(self.unit_shape(shape)) // self.m * self.n
 
     def select(self, scores: Tensor) -> Tensor:
-        """Bool mask of the n largest of each group of m; among equals the lowest position is kept."""
-        self._check(scores.shape)
-        groups = scores.movedim(1, -1)
-        flat = groups.reshape(-1, self.m)
-        order = torch.sort(flat, dim=1, descending=True, stable=True).indices[:, : self.n]
-        mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True)
-        return mask.reshape(groups.shape).movedim(-1, 1).contiguous()
+        """Bool mask, shape as scores, of the n largest values per group; ties go to the lowest position, NaN is out."""
+        shape = self.unit_shape(_tensor("NM.select", "scores", scores).shape)
+        groups = scores.reshape(shape[0], shape[1] // self.m, self.m, math.prod(shape[2:]))
+        place = torch.arange(self.m, device=scores.device)[:, None]
+        ahead = torch.zeros_like(groups, dtype=torch.int32)
+        # Counting who is ahead needs no sort, and m is small; NaN compares False, so it is ahead of nobody.
+        for j, rival in enumerate(groups.split(1, dim=2)):
+            ahead += (rival > groups) | ((rival == groups) & (j < place))
+        return ((ahead < self.n) & ~groups.isnan()).reshape(shape)
+
+    def describe(self) -> str:
+        return f"{self.n}:{self.m}"
 
 
 @dataclass(frozen=True)
-class Block:
-    """h x w blocks of the weight as a [rows, cols] matrix; blocks at the edges may be smaller. Scored by the 2-norm."""
+class Block(Pattern):
+    """A unit is an h x w block of the [shape[0], rest] view (a vector is one row), smaller at the edges; h, w >= 1."""
 
     h: int
     w: int
+    p: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.h, int) and isinstance(self.w, int) and self.h > 0 and self.w > 0):
-            raise ValueError(f"Block: h, w: expected ints > 0, got {self.h!r}, {self.w!r}")
+        if not (type(self.h) is type(self.w) is int and self.h >= 1 and self.w >= 1):
+            raise ValueError(f"Block: h, w: expected integers >= 1, got {self.h!r}, {self.w!r}")
+        _check_p("Block", self.p)
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """[ceil(rows/h), ceil(cols/w)]."""
-        _check_rank("Block", shape)
-        return -(-int(shape[0]) // self.h), -(-math.prod(shape[1:]) // self.w)
+        rows, cols = _rows_cols(_dims("Block", shape, 1))
+        return -(-rows // self.h), -(-cols // self.w)
 
-    def reduce_sum(self, x: Tensor) -> Tensor:
-        """Sum over each block."""
-        down, across = self.unit_shape(x.shape)
-        matrix = x.reshape(x.shape[0], -1)
-        matrix = F.pad(matrix, (0, across * self.w - matrix.shape[1], 0, down * self.h - matrix.shape[0]))
-        return matrix.reshape(down, self.h, across, self.w).sum(dim=(1, 3))
+    def units_of(self, x: Tensor) -> Units:
+        (rows, cols), (high, wide) = _rows_cols(x.shape), self.unit_shape(x.shape)
+        grid = x.new_zeros(high * self.h, wide * self.w)
+        grid[:rows, :cols] = x.reshape(rows, cols)
+        return grid.reshape(high, self.h, wide, self.w), (1, 3), self.p
 
-    def unit_scores(self, scores: Tensor, key: str = "magnitude") -> Tensor:
-        """2-norm of |s| over a block, or the sum of s. Accumulated in at least fp32."""
-        _check_key("Block", key)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        return self.reduce_sum(wide) if key == "value" else self.reduce_sum(wide * wide).sqrt()
+    def expand(self, unit_values: Tensor, shape: Sequence[int]) -> Tensor:
+        rows, cols = _rows_cols(_dims("Block", shape, 1))
+        grid = Pattern.expand(self, unit_values, shape).flatten(2).flatten(0, 1)
+        return grid[:rows, :cols].reshape(tuple(shape))
 
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """Repeat each block's value over its weights."""
-        rows, cols = int(shape[0]), math.prod(shape[1:])
-        spread = units.repeat_interleave(self.h, 0)[:rows].repeat_interleave(self.w, 1)[:, :cols]
-        return spread.reshape(tuple(shape))
+    def describe(self) -> str:
+        return f"block{self.h}x{self.w}" + _suffix(self.p)
 
 
-_BY_NAME: dict[str, Pattern] = {"unstructured": Unstructured(), "filter": Filter(), "channel": Channel()}
+def as_pattern(pattern: str | Pattern) -> Pattern:
+    """The pattern of a name ("unstructured", "filter", "channel", "<n>:<m>", "block<h>x<w>"); a pattern as it is.
+
+    Filter, channel and block take a suffix for a norm other than 2: "channel-l1", "filter-linf".
+    """
+    if isinstance(pattern, Pattern) and not isinstance(pattern, type):
+        return pattern
+    if not isinstance(pattern, str):
+        raise TypeError(f"as_pattern: pattern: expected a name or a Pattern, got {type(pattern).__name__}")
+    if found := re.fullmatch(r"(\d+):(\d+)", pattern):
+        return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"(filter|channel|block(\d+)x(\d+))(?:-l(inf|\d+(?:\.\d+)?(?:e[+-]\d+)?))?", pattern):
+        p = float(found[4] or 2.0)
+        if found[2]:
+            return Block(int(found[2]), int(found[3]), p)
+        return Filter(p) if found[1] == "filter" else Channel(p)
+    if pattern != "unstructured":
+        names = "unstructured, filter, channel, 2:4, block4x4"
+        raise ValueError(f"as_pattern: pattern: expected {names} or alike, got {pattern!r}")
+    return Unstructured()
 
 
-def as_pattern(value: Any) -> Pattern:
-    """A pattern from a name ("unstructured", "filter", "channel", "2:4", "block4x4") or a pattern object."""
-    if isinstance(value, str):
-        if value in _BY_NAME:
-            return _BY_NAME[value]
-        if found := re.fullmatch(r"(\d+):(\d+)", value):
-            return NM(int(found[1]), int(found[2]))
-        if found := re.fullmatch(r"block(\d+)x(\d+)", value):
-            return Block(int(found[1]), int(found[2]))
-    elif hasattr(value, "unit_scores") and not isinstance(value, type):
-        return value
-    raise ValueError(f"as_pattern: expected {', '.join(_BY_NAME)}, 'N:M', 'blockHxW' or a pattern, got {value!r}")
+def _tensor(where: str, argument: str, x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{where}: {argument}: expected a Tensor, got {type(x).__name__}")
+    return x
+
+
+def _dims(where: str, shape: Sequence[int], least: int) -> tuple[int, ...]:
+    dims = tuple(shape)
+    if len(dims) < least or not all(type(n) is int and n >= 0 for n in dims):
+        raise ValueError(f"{where}: shape: expected at least {least} dimensions, all integers >= 0, got {dims}")
+    return dims
+
+
+def _rows_cols(dims: Sequence[int]) -> tuple[int, int]:
+    return (1, dims[0]) if len(dims) == 1 else (dims[0], math.prod(dims[1:]))
+
+
+def _check_p(where: str, p: float) -> None:
+    if not (isinstance(p, (int, float)) and p > 0):
+        raise ValueError(f"{where}: p: expected a number > 0 or inf, got {p!r}")
+
+
+def _suffix(p: float) -> str:
+    return "" if p == 2 else f"-l{float(p)!r}".removesuffix(".0")

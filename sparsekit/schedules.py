@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparsity as a function of the step, and the sparsity series of the papers. Sparsity is the fraction removed."""
+"""Schedules: which sparsity to aim at in which step, and the series of sparsities that papers report."""
 
 from __future__ import annotations
 
@@ -7,18 +7,33 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
+from typing import Literal, Protocol, runtime_checkable
+
+# Sparsities after n rounds that each remove a fifth of what remains: 1 - 0.8^n. Source: BiP, unstructured figures.
+BIP_SERIES = tuple((5**n - 4**n) / 5**n for n in range(1, 22))
+# Sparsities of BiP's filter-wise and channel-wise figures.
+STRUCTURED_SERIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# Sparsities of SpODE's tables, unstructured and for input channels.
+SPODE_SERIES = (0.9, 0.93, 0.95, 0.965, 0.98)
+SPODE_STRUCTURED_SERIES = (0.72, 0.8, 0.86, 0.9, 0.93)
+# Sparsities of the tables of this package: rounds 3, 5, 6, 7, 9, 10, 13, 16 and 19 of the first series, to 0.1 %.
+TABLE_SERIES = (0.488, 0.672, 0.738, 0.79, 0.866, 0.893, 0.945, 0.972, 0.986)
 
 
-def _check_sparsity(function: str, argument: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{function}: {argument}: expected a number in [0, 1), got {value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{function}: {argument}: expected a number in [0, 1), got {value!r}")
+@runtime_checkable
+class Schedule(Protocol):
+    """A rule step -> sparsity.
+
+    step: an integer >= 0. Returns the fraction removed, in [0, 1). Any function of that kind will do.
+    """
+
+    def __call__(self, step: int) -> float: ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The same sparsity at every step."""
+    """The same sparsity in every step. final: in [0, 1)."""
 
     final: float
 
@@ -26,15 +41,16 @@ class Constant:
         _check_sparsity("Constant", "final", self.final)
 
     def __call__(self, step: int) -> float:
-        """Sparsity at ``step``."""
+        _check_step("Constant", step)
         return self.final
 
 
 @dataclass(frozen=True)
-class _Ramp:
-    """From ``initial`` at step ``start`` (and before) to ``final`` at step ``end`` (and after), exactly.
+class Linear:
+    """Sparsity rises in equal steps.
 
-    initial, final: sparsities in [0, 1). start, end: steps, 0 <= start < end.
+    initial, final: in [0, 1), initial <= final; exactly initial up to step ``start``, exactly final from ``end`` on.
+    With start == end the sparsity jumps there. The same arguments serve all ramps below.
     """
 
     initial: float
@@ -43,120 +59,180 @@ class _Ramp:
     end: int
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        _check_sparsity(name, "initial", self.initial)
-        _check_sparsity(name, "final", self.final)
-        if not 0 <= self.start < self.end:
-            raise ValueError(f"{name}: end: expected 0 <= start < end, got start={self.start}, end={self.end}")
+        _check_ramp("Linear", self.initial, self.final, self.start, self.end)
 
     def __call__(self, step: int) -> float:
-        """Sparsity at ``step``."""
-        if step <= self.start:
-            return self.initial
-        if step >= self.end:
-            return self.final
-        return self._between((step - self.start) / (self.end - self.start))
-
-    def _between(self, t: float) -> float:
-        raise NotImplementedError
+        return _ramp(self, step, lambda u: self.initial + (self.final - self.initial) * u)
 
 
 @dataclass(frozen=True)
-class Linear(_Ramp):
-    """Sparsity grows in equal steps."""
+class Cubic:
+    """Sparsity rises fast first: final + (initial - final) * (1 - u)^3, u from 0 at start to 1 at end.
 
-    def _between(self, t: float) -> float:
-        return self.initial + (self.final - self.initial) * t
+    Source: Zhu and Gupta, "To prune, or not to prune", 2017, equation 1.
+    """
 
+    initial: float
+    final: float
+    start: int
+    end: int
 
-@dataclass(frozen=True)
-class Cubic(_Ramp):
-    """final + (initial - final) * (1 - t)^3 (Zhu and Gupta, 2017): fast at first, gentle near the end."""
+    def __post_init__(self) -> None:
+        _check_ramp("Cubic", self.initial, self.final, self.start, self.end)
 
-    def _between(self, t: float) -> float:
-        return self.final + (self.initial - self.final) * (1 - t) ** 3
-
-
-@dataclass(frozen=True)
-class Geometric(_Ramp):
-    """Density falls by the same factor at every step: k^t (SpODE's "exp" steps)."""
-
-    def _between(self, t: float) -> float:
-        before, after = 1 - self.initial, 1 - self.final
-        return 1 - before * (after / before) ** t
+    def __call__(self, step: int) -> float:
+        return _ramp(self, step, lambda u: self.final + (self.initial - self.final) * (1 - u) ** 3)
 
 
 @dataclass(frozen=True)
-class InverseGeometric(_Ramp):
-    """The geometric ramp mirrored: small reductions first (SpODE's "invexp" steps)."""
+class Geometric:
+    """Every step removes the same fraction of what remains: kept fraction d0^(1-u) * d1^u.
 
-    def _between(self, t: float) -> float:
-        before, after = 1 - self.initial, 1 - self.final
-        return 1 - (before + after - before * (after / before) ** (1 - t))
+    Source: SpODE's step sizes ("exp"); IMP's ladder is the same curve.
+    """
+
+    initial: float
+    final: float
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        _check_ramp("Geometric", self.initial, self.final, self.start, self.end)
+
+    def __call__(self, step: int) -> float:
+        return _ramp(self, step, lambda u: 1 - _geometric(1 - self.initial, 1 - self.final, u))
 
 
-SCHEDULES: dict[str, Callable[..., Callable[[int], float]]] = {
+@dataclass(frozen=True)
+class InverseGeometric:
+    """Geometric with the order of its steps reversed: the smallest first, the largest last. Source: SpODE, "invexp"."""
+
+    initial: float
+    final: float
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        _check_ramp("InverseGeometric", self.initial, self.final, self.start, self.end)
+
+    def __call__(self, step: int) -> float:
+        both = 1 - self.initial + 1 - self.final
+        return _ramp(self, step, lambda u: 1 - (both - _geometric(1 - self.initial, 1 - self.final, 1 - u)))
+
+
+_Ramp = Linear | Cubic | Geometric | InverseGeometric
+_RAMPS: dict[str, Callable[[float, float, int, int], _Ramp]] = {
     "linear": Linear,
     "cubic": Cubic,
     "geometric": Geometric,
-    "inverse-geometric": InverseGeometric,
+    "inverse_geometric": InverseGeometric,
 }
+# The names that ``as_schedule`` knows.
+TABLE = ("constant", *_RAMPS)
 
 
-def as_schedule(name: str, *, initial: float, final: float, start: int, end: int) -> Callable[[int], float]:
-    """A schedule by name: "constant" (always ``final``), "linear", "cubic", "geometric", "inverse-geometric"."""
-    if name == "constant":
-        return Constant(final)
-    if name not in SCHEDULES:
-        raise ValueError(f"as_schedule: name: expected one of constant, {', '.join(SCHEDULES)}, got {name!r}")
-    return SCHEDULES[name](initial, final, start, end)
+def as_schedule(
+    schedule: str | Schedule, final: float | None = None, *, initial: float = 0.0, start: int = 0, end: int = 0
+) -> Schedule:
+    """The schedule of a name; a schedule is returned as it is.
+
+    Args:
+        schedule: "constant", "linear", "cubic", "geometric", "inverse_geometric", or a function step -> sparsity.
+        final: sparsity at the end, in [0, 1). Needed with a name; a schedule that ends elsewhere is an error.
+        initial, start, end: as in ``Linear``; unused by "constant" and by a schedule.
+    """
+    if isinstance(schedule, str):
+        if final is None:
+            raise ValueError(f"as_schedule: final: expected a number in [0, 1) with {schedule!r}, got None")
+        if schedule == "constant":
+            return Constant(final)
+        if schedule not in _RAMPS:
+            raise ValueError(f"as_schedule: schedule: expected one of {', '.join(TABLE)}, got {schedule!r}")
+        return _RAMPS[schedule](initial, final, start, end)
+    if not isinstance(schedule, Schedule) or isinstance(schedule, type):
+        raise TypeError(f"as_schedule: schedule: expected a name or a function, got {type(schedule).__name__}")
+    ends_at = getattr(schedule, "final", final)
+    if final is not None and ends_at != final:
+        raise ValueError(f"as_schedule: final: expected {ends_at}, where {schedule!r} ends, got {final}")
+    return schedule
 
 
 def imp_ladder(target: float, rate: float = 0.2) -> tuple[float, ...]:
-    """Sparsities after each round of IMP: 1 - (1 - rate)^n while below ``target``, then ``target`` exactly.
+    """Sparsities after each round of iterative magnitude pruning: 1 - (1 - rate)^n, the last exactly ``target``.
+
+    The number of rounds is the nearest integer to log(1 - target) / log(1 - rate), at least 1, so that a target that
+    was rounded for a table (0.738 for 1 - 0.8^6) costs no round of its own. Hence the last round cuts between half and
+    one and a half times (in logarithm) what the others cut.
 
     Args:
-        target: final sparsity in [0, 1); 0 gives no round.
-        rate: fraction of the remaining weights removed per round, in (0, 1).
-
-    A last round that would do less than a quarter of a round's work is merged into the one before it, so that a target
-    written with three digits (0.986 for 1 - 0.8^19) takes the rounds that it is named after.
+        target: in [0, 1).
+        rate: fraction of the remaining units that a round removes, in (0, 1).
+    Source: Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019 (rate 0.2).
     """
     _check_sparsity("imp_ladder", "target", target)
-    if not 0 < rate < 1:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < 1:
         raise ValueError(f"imp_ladder: rate: expected a number in (0, 1), got {rate!r}")
-    ladder: list[float] = []
-    # Powers of an exact decimal: 0.8 as a float would drift off 0.64 by the second round.
-    remaining, factor = Fraction(1), 1 - Fraction(str(rate))
-    while float(1 - remaining * factor) < target and (1 - target) / float(remaining * factor) < 1 - rate / 4:
-        remaining *= factor
-        ladder.append(float(1 - remaining))
-    return (*ladder, float(target)) if target > 0 else ()
+    rounds = max(1, round(math.log(1 - target) / math.log(1 - rate)))
+    # In fractions, so that the rungs are 0.2, 0.36, 0.488 and not 0.19999999999999996.
+    left = 1 - Fraction(str(rate))
+    return (*(float(1 - left**n) for n in range(1, rounds)), target)
 
 
-def _series(*kept: float) -> tuple[float, ...]:
-    return tuple(round(1 - k, 10) for k in kept)
+def density_path(
+    sparsity: float, steps: int, kind: Literal["geometric", "linear", "inverse"] = "geometric", initial: float = 0.0
+) -> tuple[float, ...]:
+    """Kept fractions that SpODE aims at: steps + 1 numbers from 1 - initial down to 1 - sparsity, both exact.
+
+    Args:
+        sparsity: final fraction removed, in [0, 1), >= initial.
+        steps: number N of Euler steps, >= 1; step i goes from entry i to entry i + 1.
+        kind: with k = 1 - sparsity and initial = 0, "geometric" is k^(i/N) (the authors' "exp"), "linear" has equal
+            steps, "inverse" the steps of "geometric" in reverse order, small ones first (their "invexp").
+    """
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"density_path: steps: expected an integer >= 1, got {steps!r}")
+    kinds = {"geometric": Geometric, "linear": Linear, "inverse": InverseGeometric}
+    if kind not in kinds:
+        raise ValueError(f"density_path: kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    _check_sparsity("density_path", "sparsity", sparsity)
+    _check_sparsity("density_path", "initial", initial)
+    if initial > sparsity:
+        raise ValueError(f"density_path: initial: expected at most sparsity={sparsity}, got {initial}")
+    schedule = kinds[kind](initial, sparsity, 0, steps)
+    return tuple(1 - schedule(i) for i in range(steps + 1))
 
 
-# Kept fractions of the BiP repository's README, 0.8^n as printed there (unstructured), and in tenths (structured).
-BIP_SERIES = _series(0.8, 0.64, 0.512, 0.41, 0.328, 0.262, 0.2097, 0.1678, 0.1342, 0.1074, 0.0859) + _series(
-    0.0687, 0.055, 0.044, 0.035, 0.028, 0.0225, 0.018, 0.0144, 0.0115, 0.0092
-)
-STRUCTURED_SERIES = tuple(round(0.1 * n, 10) for n in range(1, 10))
-# Kept fractions of the SpODE experiments.
-SPODE_SERIES = _series(0.1, 0.07, 0.05, 0.035, 0.02)
-SPODE_STRUCTURED_SERIES = _series(0.28, 0.2, 0.14, 0.1, 0.07)
-# The sparsities of this project's own tables.
-TABLE_SERIES = (0.488, 0.672, 0.738, 0.79, 0.866, 0.893, 0.945, 0.972, 0.986)
+def _geometric(first: float, last: float, u: float) -> float:
+    return first * (last / first) ** u
 
 
-def rounds_to(target: float, rate: float = 0.2) -> int:
-    """Rounds that IMP takes to ``target``; see ``imp_ladder``."""
-    return len(imp_ladder(target, rate))
+def _ramp(schedule: _Ramp, step: int, curve: Callable[[float], float]) -> float:
+    _check_step(type(schedule).__name__, step)
+    if step >= schedule.end:
+        return schedule.final
+    if step <= schedule.start:
+        return schedule.initial
+    # Rounding may carry a flat curve an ulp past its ends.
+    value = curve((step - schedule.start) / (schedule.end - schedule.start))
+    return min(max(value, schedule.initial), schedule.final)
 
 
-def density_to_sparsity(density: float) -> float:
-    """1 - density, with the error of the subtraction rounded away at the 12th decimal."""
-    if not 0 < density <= 1 or not math.isfinite(density):
-        raise ValueError(f"density_to_sparsity: density: expected a number in (0, 1], got {density!r}")
-    return round(1 - density, 12)
+def _check_step(where: str, step: int) -> None:
+    if type(step) is not int or step < 0:
+        raise ValueError(f"{where}: step: expected an integer >= 0, got {step!r}")
+
+
+def _check_sparsity(where: str, argument: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+        raise ValueError(f"{where}: {argument}: expected a number in [0, 1), got {value!r}")
+
+
+def _check_ramp(where: str, initial: float, final: float, start: int, end: int) -> None:
+    _check_sparsity(where, "initial", initial)
+    _check_sparsity(where, "final", final)
+    if initial > final:
+        raise ValueError(f"{where}: initial: expected at most final={final}, got {initial}")
+    if type(start) is not int or start < 0:
+        raise ValueError(f"{where}: start: expected an integer >= 0, got {start!r}")
+    if type(end) is not int or end < start:
+        raise ValueError(f"{where}: end: expected an integer >= start={start}, got {end!r}")

@@ -6,11 +6,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from sparsekit.benchmarks.reporting.summary import Cell, Group
 from sparsekit.benchmarks.reporting.wording import label, number, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
@@ -27,9 +29,9 @@ VARIABLES = {
     **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
 }
 
-MARKERS = ("s", "^", "D", "v", "P", "X", "p", "h")
+MARKERS = ("s", "^", "D", "v", "p", "<", "h", ">")
 
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "sparsekit", "font.size": 10.5}
+SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "sparsekit", "font.size": 10.5}
 
 Costs = tuple[tuple[str, Callable[[Cell], Estimate], float | None], ...]
 
@@ -127,6 +129,8 @@ def _accuracy_strip(axes: Axes, group: Group) -> None:
 
 def _cost_curves(axes: Axes, group: Group, value: Callable[[Cell], Estimate], pretraining: float | None) -> None:
     _sparsity_axis(axes, group)
+    if len(group.sparsities) > 5:
+        axes.tick_params(axis="x", rotation=50)
     _spread_lines(axes, group, value, 1)
     if pretraining is not None:
         axes.axhline(pretraining, color=FAINT, lw=1.2, ls=(0, (1, 2)), label="dense pretraining", zorder=1)
@@ -170,14 +174,16 @@ def _dodge(group: Group, method: str) -> float:
     """Sideways shift that keeps the error bars of the methods apart."""
     places = [_position(sparsity) for sparsity in group.sparsities]
     gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
-    return 0.045 * min(gap, 0.6) * (group.methods.index(method) - (len(group.methods) - 1) / 2)
+    return (
+        min(0.045, 0.2 / len(group.methods))
+        * min(gap, 0.6)
+        * (group.methods.index(method) - (len(group.methods) - 1) / 2)
+    )
 
 
 def _sparsity_axis(axes: Axes, group: Group) -> None:
     places = [_position(sparsity) for sparsity in group.sparsities]
     axes.set_xticks(places, [sparsity_text(s).split()[0] for s in group.sparsities])
-    if len(places) > 5 and axes.get_subplotspec() and axes.get_gridspec().ncols > 1:
-        axes.tick_params(axis="x", rotation=50)
     axes.set_xlabel("sparsity, %")
     _quiet(axes, "y")
 
@@ -203,9 +209,8 @@ def _quiet(axes: Axes, along: str) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles, labels, loc="outside upper left", ncols=min(len(labels), 6), frameon=False, labelcolor=INK
-        )
+        columns = len(labels) if len(labels) <= 5 else 4
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
@@ -221,4 +226,3 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{name}-", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
-

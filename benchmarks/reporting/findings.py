@@ -25,6 +25,7 @@ from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 
 CHECKPOINT = "given a dense checkpoint"
 PRETRAINING = "with pretraining counted on both sides"
+LEVEL = "95\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Finding:
 
 
 def title(group: Group) -> str:
-    """ "BiP and SpODE against IMP"."""
+    """ "BiP and SpODE against IMP", or "6 methods against IMP" for more than four."""
     others = [label(method) for method in group.methods if method != group.baseline]
     if not others:
         return f"{label(group.baseline)} alone"
+    if len(others) > 4:
+        return f"{len(others)} methods against {label(group.baseline)}"
     names = others[0] if len(others) == 1 else f"{', '.join(others[:-1])} and {others[-1]}"
     return f"{names} against {label(group.baseline)}"
 
@@ -81,7 +84,7 @@ def _cost(name: str, base: str, speeds: Sequence[Speedup]) -> str:
 
 def _pace(ratio: Ratio, baseline: str) -> str:
     """ "2.31× less time than IMP (95 % interval 2.20× to 2.41×)", or plainly that it was slower."""
-    interval = f" (95 % interval {times_range(ratio.interval)})" if ratio.interval else ""
+    interval = f" ({LEVEL} interval {times_range(ratio.interval)})" if ratio.interval else ""
     if ratio.interval and ratio.interval.low <= 1 <= ratio.interval.high:
         return f"about as long as {baseline}, whose time is {times(ratio.value)} its own{interval}"
     if ratio.value >= 1:
@@ -96,7 +99,7 @@ def _accuracy(group: Group, cell: Cell) -> str:
     size = percent(abs(difference.mean))
     word = "higher" if difference.mean > 0 else "lower"
     lead = f"{size} points {word}" if float(size) else "equal to two decimals"
-    interval = f"95 % interval {points_range(difference.interval)}; " if difference.interval else ""
+    interval = f"{LEVEL} interval {points_range(difference.interval)}; " if difference.interval else ""
     verdict = verdict_text(cell.verdict, difference.n, group.margin, MINIMUM_PAIRS)
     return f"Test accuracy was {lead} ({interval}{count(difference.n, 'paired seed')}): {verdict}."
 
@@ -106,6 +109,8 @@ def _costs(name: str, base: str, speeds: Sequence[Speedup]) -> str:
     given, counted = _ratios(speeds, "checkpoint"), _ratios(speeds, "pretraining")
     if not given or not counted:
         return f"No pair of runs in one environment gives a time ratio of {base} and {name}."
+    if all(ratio.value >= 1 for _, ratio in (*given, *counted)):
+        return f"{name} took {_range(given)} less time than {base} {CHECKPOINT}, and {_range(counted)} {PRETRAINING}."
     text = f"{base}'s time over {name}'s is {_range(given)} {CHECKPOINT}, and {_range(counted)} {PRETRAINING}."
     slower = []
     for found, words in ((given, CHECKPOINT), (counted, PRETRAINING)):
@@ -159,4 +164,3 @@ def cautions(group: Group) -> tuple[str, ...]:
     if len(sources) > 1:
         found.append(f"The runs come from {len(sources)} states of the source code.")
     return tuple(found)
-

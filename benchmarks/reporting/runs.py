@@ -97,7 +97,7 @@ def canonical(mapping: Mapping[str, Any]) -> str:
     return json.dumps(mapping, sort_keys=True, default=str)
 
 
-def recipe(row: Row) -> str:
+def recipe_of(row: Row) -> str:
     """Canonical text of the config of a row without PER_RUN_KEYS."""
     config = row.get("config", {})
     return canonical({key: value for key, value in config.items() if key not in PER_RUN_KEYS})
@@ -135,9 +135,13 @@ def read(row: Row) -> Run:
     """
     try:
         dense, result, cost = row["dense"], row["result"], row["cost"]
+        recipe, method, sparsity, seed = _key(row)
         return Run(
             id=str(row["id"]),
-            **dict(zip(("recipe", "method", "sparsity", "seed"), _key(row), strict=True)),
+            method=method,
+            sparsity=sparsity,
+            seed=seed,
+            recipe=recipe,
             config=row["config"],
             environment=row.get("environment", {}),
             dense_accuracy=float(dense["test_accuracy"]),
@@ -162,7 +166,7 @@ def read(row: Row) -> Run:
 
 def _key(row: Row) -> tuple[str, str, float, int]:
     try:
-        return recipe(row), str(row["method"]), round(float(row["sparsity"]), 9), int(row["seed"])
+        return recipe_of(row), str(row["method"]), round(float(row["sparsity"]), 9), int(row["seed"])
     except KeyError as error:
         raise ValueError(f"read: row {row.get('id', '?')}: expected key {error}, got none") from error
 

@@ -121,9 +121,7 @@ def summarise(rows: Iterable[Row], baseline: str = "imp", margin: float = MARGIN
     return Summary(tuple(groups), runs.superseded)
 
 
-def _group(
-    recipe: str, runs: tuple[Run, ...], failures: tuple[Failure, ...], baseline: str, margin: float
-) -> Group:
+def _group(recipe: str, runs: tuple[Run, ...], failures: tuple[Failure, ...], baseline: str, margin: float) -> Group:
     """Summary of one recipe."""
     wanted = [*runs, *failures]
     methods = tuple(dict.fromkeys(x.method for x in wanted))

@@ -17,11 +17,11 @@ LABELS = {
     "imp": "IMP",
     "omp": "OMP",
     "gmp": "GMP",
-    "oneshot": "one-shot magnitude",
+    "oneshot": "One-shot magnitude",
     "snip": "SNIP",
     "grasp": "GraSP",
     "synflow": "SynFlow",
-    "random": "random",
+    "random": "Random",
     "hydra": "Hydra",
     "str": "STR",
     "powerprop": "Powerprop",
@@ -88,11 +88,21 @@ def seconds_text(seconds: float | None) -> str:
     """A duration in its natural unit; minutes from 2 min on, hours from 2 h on."""
     if seconds is None:
         return MISSING
-    units = ((3600.0, 7200.0, "h"), (60.0, 120.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms"))
-    for size, least, unit in units:
+    size, unit = _unit(seconds)
+    return f"{number(seconds / size)}\N{NO-BREAK SPACE}{unit}"
+
+
+def seconds_sd(estimate: Estimate) -> str:
+    """Standard deviation of durations in the unit of their mean: "± 0.08"; empty for one value."""
+    return "" if estimate.sd is None else f"± {estimate.sd / _unit(estimate.mean)[0]:.2g}"
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """Size in seconds and name of the unit that suits a duration."""
+    for size, least, unit in ((3600.0, 7200.0, "h"), (60.0, 120.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms")):
         if seconds >= least:
-            return f"{number(seconds / size)}\N{NO-BREAK SPACE}{unit}"
-    return f"{number(seconds * 1e6)}\N{NO-BREAK SPACE}\N{MICRO SIGN}s"
+            return size, unit
+    return 1e-6, "\N{MICRO SIGN}s"
 
 
 def verdict_text(verdict: Verdict | None, pairs: int, margin: float, minimum: int) -> str:

@@ -62,10 +62,10 @@ def _choose(model: nn.Module, skip: Sequence[Rule], only: Sequence[Rule] | None)
     for name, module in modules.items():
         if not _has_matrix(module):
             continue
-        if isinstance(module, MaskedLayer):
+        reason = own_reason(module)
+        if reason is None and isinstance(module, MaskedLayer):
             report.masked.append(name)
             continue
-        reason = own_reason(module)
         if reason is None and id(module) in reads:
             reason = f"{reads[id(module)]} reads its weight without calling it"
         if reason is None and (rule := matches(name, module, skip)):

@@ -35,18 +35,17 @@ def matches(name: str, module: nn.Module, rules: Sequence[Rule]) -> Rule | None:
 
 def own_reason(module: nn.Module) -> str | None:
     """Why ``module``, seen alone, has no masked form; None if it has one."""
-    kind = type(module)
+    kind, weight = type(module), module._parameters.get("weight")
+    if isinstance(weight, UninitializedParameter):
+        return "weight is not initialised yet; run one batch first"
     if is_parametrized(module):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     if kind not in MASKED_CLASS and not isinstance(module, MaskedLayer):
         if isinstance(module, tuple(MASKED_CLASS)):
             return f"{kind.__name__} is a subclass with a behaviour of its own"
         return f"{kind.__name__} has no masked form"
-    weight = module._parameters.get("weight")
     if weight is None:
         return "weight is not a Parameter of the layer (weight_norm, spectral_norm and prune replace it)"
-    if isinstance(weight, UninitializedParameter):
-        return "weight is not initialised yet; run one batch first"
     if not weight.is_floating_point():
         return f"weight has dtype {weight.dtype}; expected a floating dtype"
     return None

@@ -67,7 +67,7 @@ def _per_dim(function: str, argument: str, value: int | Sequence[int], n: int) -
 
 
 def _explicit_padding(
-    function: str, x: Tensor, padding: int | str | Sequence[int], kernel: list[int], dilation: list[int], strided: bool
+    function: str, padding: int | str | Sequence[int], kernel: list[int], dilation: list[int], strided: bool
 ) -> tuple[list[int], list[int]]:
     """Padding as (before, after) per dimension; 'same' puts the odd one behind, as torch does."""
     if not isinstance(padding, str):
@@ -86,6 +86,19 @@ def _flat_pad(before: Sequence[int], after: Sequence[int]) -> list[int]:
     return [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
 
 
+def _check_conv(name: str, n: int, x: Tensor, weight: Tensor, groups: int) -> None:
+    if weight.ndim != n + 2:
+        raise ValueError(f"{name}: weight: expected {n + 2} dimensions, got shape {tuple(weight.shape)}")
+    if x.ndim not in (n + 1, n + 2):
+        raise ValueError(f"{name}: x: expected {n + 1} or {n + 2} dimensions, got shape {tuple(x.shape)}")
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"{name}: groups: expected a divisor of the {weight.shape[0]} output channels, got {groups}")
+    channels = x.shape[-n - 1]
+    if channels != weight.shape[1] * groups:
+        expected = f"{weight.shape[1] * groups} input channels for weight {tuple(weight.shape)} and groups={groups}"
+        raise ValueError(f"{name}: x: expected {expected}, got {channels}")
+
+
 def _masked_conv(
     n: int,
     x: Tensor,
@@ -100,19 +113,12 @@ def _masked_conv(
     dense_grad: bool,
 ) -> Tensor:
     name = f"masked_conv{n}d"
-    if weight.ndim != n + 2:
-        raise ValueError(f"{name}: weight: expected {n + 2} dimensions, got shape {tuple(weight.shape)}")
-    if x.ndim not in (n + 1, n + 2):
-        raise ValueError(f"{name}: x: expected {n + 1} or {n + 2} dimensions, got shape {tuple(x.shape)}")
-    channels = x.shape[-n - 1]
-    if groups < 1 or weight.shape[0] % groups or channels != weight.shape[1] * groups:
-        expected = f"{weight.shape[1] * groups} input channels for weight {tuple(weight.shape)} and groups={groups}"
-        raise ValueError(f"{name}: x: expected {expected}, got {channels}")
+    _check_conv(name, n, x, weight, groups)
     choose(name, "padding_mode", padding_mode, PADDING_MODES)
     check_words(name, words, weight.shape)
     strides, dilations = _per_dim(name, "stride", stride, n), _per_dim(name, "dilation", dilation, n)
     strided = any(s != 1 for s in strides)
-    before, after = _explicit_padding(name, x, padding, list(weight.shape[2:]), dilations, strided)
+    before, after = _explicit_padding(name, padding, list(weight.shape[2:]), dilations, strided)
     batched = x if x.ndim == n + 2 else x.unsqueeze(0)
     batched, bias = _autocast(name, batched, weight, bias)
     if padding_mode != "zeros":

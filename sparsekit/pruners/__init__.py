@@ -6,10 +6,10 @@ from __future__ import annotations
 from sparsekit.pruners.base import CollapseWarning, Metrics, Pruner
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
-#from sparsekit.pruners.imp import IMP
-#from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
-#from sparsekit.pruners.spode import SpODE
-#from sparsekit.pruners.spode_options import SpODEOptions
+from sparsekit.pruners.imp import IMP, IMPOptions
+from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.spode import SpODE
+from sparsekit.pruners.spode_options import SpODEOptions
 
 __all__ = [
     "IMP",
@@ -17,6 +17,7 @@ __all__ = [
     "BiP",
     "BiPOptions",
     "CollapseWarning",
+    "IMPOptions",
     "Metrics",
     "OneShotMagnitude",
     "Pruner",

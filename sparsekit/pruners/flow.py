@@ -9,9 +9,9 @@ whose solution, with e_perp = e - (g'e/|g|^2) g, is
 
     F = g/|g|^2 + (sqrt(r^2 - 1)/|g|) e_perp/|e_perp|.
 
-The first term pays the sparsity at least norm; the second spends the rest of the radius on the loss. Only the direction
-of e counts. Where e is parallel to g (or zero) the second term has no direction and is dropped. This form, unlike one in
-e and g themselves, stays exact when e and g are nearly parallel.
+The first term pays the sparsity at least norm; the second spends the rest of the radius on the loss. Only the
+direction of e counts. Where e is parallel to g (or zero) the second term has no direction and is dropped. This form,
+unlike one in e and g themselves, stays exact when e and g are nearly parallel.
 
 Source: Mo et al., Pruning via sparsity-indexed ODE, ICML 2023. All reductions are in float64.
 """
@@ -24,8 +24,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sparsekit.schedules import Geometric, InverseGeometric, Linear
+
+_RAMPS = {"exp": Geometric, "lin": Linear, "invexp": InverseGeometric}
 ENERGIES = ("l2", "l1")
-STEP_SCHEDULES = ("exp", "lin", "invexp", "hess")
+STEP_SCHEDULES = (*_RAMPS, "hess")
 RADIUS_SCHEDULES = ("fix", "invexp", "hess")
 MAX_RADIUS = 4.0
 # Below this share of |e|, what is left of float32 gradients at right angles to g is rounding noise.
@@ -98,16 +101,11 @@ def direction(e: Gates, g: Gates, radius: float) -> dict[str, Tensor]:
 
 
 def density_at(schedule: str, step: int, steps: int, start: float, end: float) -> float:
-    """Density planned after ``step`` of ``steps`` steps, from ``start`` down to ``end`` > 0.
+    """Density planned after ``step`` of ``steps`` steps, from ``start`` down to ``end``, both in (0, 1].
 
     "exp" falls geometrically, "lin" evenly, "invexp" takes the steps of "exp" in reverse order, smallest first.
     """
-    t = step / steps
-    if schedule == "exp":
-        return start * (end / start) ** t
-    if schedule == "invexp":
-        return start + end - start * (end / start) ** (1 - t)
-    return start + (end - start) * t
+    return 1.0 - _RAMPS[schedule](1.0 - start, 1.0 - end, 0, steps)(step)
 
 
 def gradient_step(density: float, end: float, left: int, slope: float) -> float:
@@ -121,7 +119,10 @@ def gradient_step(density: float, end: float, left: int, slope: float) -> float:
 
 
 def radius_at(schedule: str, radius: float, step: int, steps: int, slope: float = 0.0) -> float:
-    """r of step number ``step`` (from 0): "fix" is ``radius``, "invexp" rises from it to 4, "hess" is 1 + 3 |grad E|."""
+    """r of step ``step`` (from 0): "fix" is ``radius``, "invexp" rises from it to 4, "hess" is 1 + 3 slope but no less.
+
+    slope is |grad E|.
+    """
     if schedule == "invexp":
         return MAX_RADIUS * (radius / MAX_RADIUS) ** (1 - (step + 1) / steps)
     if schedule == "hess":

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """IMP: iterative magnitude pruning (Frankle & Carbin, ICLR 2019), with its ways of going on after each pruning.
 
-Round n = 1, 2, ...: keep the largest |theta| among what is left, (1 - rate)^n of all weights (the last round cuts exactly
-to the target), then continue from
+Round n = 1, 2, ...: keep the largest |theta| among what is left, (1 - rate)^n of all weights (the last round cuts
+exactly to the target), then continue from
 
     "init"    the weights before training, learning-rate curve from its start (the lottery ticket)
     "early"   the weights after k training steps, curve from step k (Frankle et al., ICML 2020)
     "lr"      the trained weights, curve from its start (learning-rate rewinding, Renda et al., ICLR 2020)
     "none"    the trained weights at a small constant learning rate (fine-tuning)
 
-and with a budget from the trained weights, the learning rate falling linearly to zero in every round (budgeted IMP, Zimmer
-et al., ICLR 2023).
+and with a budget from the trained weights, the learning rate falling linearly to zero in every round (budgeted IMP,
+Zimmer et al., ICLR 2023).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class IMPOptions:
     """What is rarely changed.
 
     rate: fraction of the remaining weights (or units) removed per round, in (0, 1).
-    rewind_step: for rewind="early", training steps behind the state that is rewound to. With dense training of its own
-        IMP captures that state after so many steps, >= 1; otherwise it is how old the given state is, >= 0. Each round's
+    rewind_step: for rewind="early", training steps behind the state that is rewound to. With dense steps of its own IMP
+        captures that state after so many of them, >= 1; otherwise it is how old the given state is, >= 0. Each round's
         curve resumes at this step.
     finetune_factor: for rewind="none", constant factor of the base learning rate, > 0.
     """
@@ -50,21 +50,22 @@ class IMPOptions:
 
 
 class IMP(RoundPruner):
-    """Iterative magnitude pruning; each step trains on one batch, and the first step of a round prunes and rewinds first.
+    """Iterative magnitude pruning; a step trains on one batch, and the first one of a round prunes and rewinds first.
 
     Args:
         model: sparsified, masks full; pretrained if ``dense_steps`` is 0, else as initialised.
         loss: (model, batch) -> scalar.
-        sparsity: final fraction removed, in [0, 1).
+        sparsity: final fraction removed, in [0, 1); with 0 there is one round, which prunes nothing.
         optimizer: list of trainable parameters -> fresh optimizer, called for every round (the dense one included).
         steps_per_round: training steps after each pruning.
         budget: in its place, training steps over all rounds, split evenly (later rounds get what is left over); the
             weights stay and the learning rate falls linearly to 0 in each round, whatever ``curve``.
-        rewind: "init", "early", "lr" or "none" as above; by default "init", and "lr" with a budget (which allows no other).
-        rewind_state: for "init" and "early" without dense steps, state_dict of the plain or sparsified model to return to:
-            weights and BatchNorm statistics. With dense steps IMP captures it itself.
+        rewind: "init", "early", "lr" or "none" as above; by default "init", with a budget "lr" (and no other).
+        rewind_state: for "init" and "early" without dense steps, state_dict of the plain or sparsified model to return
+            to, with BatchNorm statistics; its masks are ignored. With dense steps IMP captures it itself.
         dense_steps: steps of dense training before the first pruning (round 0).
-        curve: learning-rate curve of dense training and of the rounds ("constant", "cosine", "linear", "step", callable).
+        curve: learning-rate curve of dense training and of the rounds ("constant", "cosine", "linear", "step" or
+            callable).
         projection: pattern and allocation; global and unstructured by default.
         options: see IMPOptions.
 
@@ -76,8 +77,8 @@ class IMP(RoundPruner):
     Raises:
         ValueError, TypeError: arguments out of range, of a wrong kind, or contradictory; nothing to prune.
 
-    Without dense steps the first pruning happens here, so that the masks hold before the first step. Pruned theta: rewound
-    like the rest with "init" and "early", otherwise moved by weight decay alone; it is never used or ranked again.
+    Without dense steps the first pruning happens here, so that the masks hold before the first step. Pruned theta:
+    rewound like the rest with "init" and "early", then moved by weight decay alone; it is never used or ranked again.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class IMP(RoundPruner):
 
 
 def _checked_ladder(sparsity: float, rate: float, projection: Projection | None) -> tuple[float, ...]:
-    ladder = imp_ladder(checked_sparsity("IMP", sparsity), rate)
+    ladder = imp_ladder(checked_sparsity("IMP", sparsity), rate) or (0.0,)
     if projection is not None and isinstance(projection.pattern, NM) and len(ladder) > 1:
         raise ValueError(f"IMP: projection: expected a pattern of any sparsity, got {projection.pattern}; use OMP")
     return ladder
@@ -138,7 +139,7 @@ def _check_states(rewind: str, state: Mapping[str, Any] | None, dense_steps: int
     """Is there exactly one source for what the rewind needs?"""
     restores = rewind in ("init", "early")
     if restores and not dense_steps and state is None:
-        raise ValueError(f"IMP: rewind_state: expected a state dict for rewind={rewind!r} without dense_steps, got None")
+        raise ValueError(f"IMP: rewind_state: expected a state dict for rewind={rewind!r}, or dense_steps, got neither")
     if state is not None and (dense_steps or not restores):
         reason = "with dense_steps" if restores else f"with rewind={rewind!r}"
         raise ValueError(f"IMP: rewind_state: expected None {reason}, got a state")

@@ -13,18 +13,18 @@ from torch import nn
 from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import checked_count
-from sparsekit.pruners.learning_rate import CURVES, Curve, as_curve
+from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
 
 
 class OMP(RoundPruner):
-    """One-shot magnitude pruning in the sense of the lottery ticket: mask of the trained net, weights of the initial one.
+    """One-shot magnitude pruning as a lottery ticket: the mask of the trained network, the weights of the initial one.
 
     Args:
         model: sparsified, masks full; trained if ``dense_steps`` is 0, else as initialised.
         loss: (model, batch) -> scalar.
         sparsity: fraction removed, in [0, 1).
-        optimizer: list of trainable parameters -> fresh optimizer, for dense training and for training after the rewind.
+        optimizer: list of trainable parameters -> fresh optimizer, called for either training.
         steps: training steps after the rewind, each on one batch.
         rewind_state: without dense steps, state_dict of the plain or sparsified model at initialisation.
         dense_steps: steps of dense training before the pruning; the model as given is then the initial one.
@@ -36,8 +36,8 @@ class OMP(RoundPruner):
     Raises:
         ValueError, TypeError: arguments out of range, of a wrong kind, or contradictory; nothing to prune.
 
-    Without dense steps pruning and rewind happen here, so that the masks hold before the first step. Pruned theta: rewound
-    like the rest, then moved by weight decay alone; it is never used.
+    Without dense steps pruning and rewind happen here, so that the masks hold before the first step. Pruned theta:
+    rewound like the rest, then moved by weight decay alone; it is never used.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class OneShotMagnitude(RoundPruner):
         sparsity: fraction removed, in [0, 1).
         optimizer: list of trainable parameters -> optimizer; needed when there are ``steps``.
         steps: fine-tuning steps, each on one batch; with 0 the run is done once the model is pruned (and recalibrated).
-        recalibrate: if > 0, a step of its own before fine-tuning estimates the BatchNorm statistics of the pruned network
-            from so many batches; it reports no loss.
+        recalibrate: if > 0, a step of its own before fine-tuning estimates the BatchNorm statistics of the pruned
+            network from so many batches; it reports no loss, and its forward passes are not in ``cost``.
         curve: learning-rate curve of the fine-tuning ("constant", "cosine", "linear", "step" or callable).
         projection: pattern and allocation; global and unstructured by default.
 
@@ -85,8 +85,8 @@ class OneShotMagnitude(RoundPruner):
     Raises:
         ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune.
 
-    The pruning happens here, so the network can be evaluated before any fine-tuning. Pruned theta: moved by weight decay
-    alone during fine-tuning; it is never used.
+    The pruning happens here, so the network can be evaluated before any fine-tuning. Pruned theta: moved by weight
+    decay alone during fine-tuning; it is never used.
     """
 
     def __init__(
@@ -106,5 +106,5 @@ class OneShotMagnitude(RoundPruner):
         rate = as_curve("OneShotMagnitude", "curve", curve)
         phases = (Phase(steps, rate, sparsity),)
         if recalibrate:
-            phases = (Phase(1, CURVES["constant"], sparsity, recalibrate=recalibrate), Phase(steps, rate))
+            phases = (Phase(1, None, sparsity, recalibrate=recalibrate), Phase(steps, rate))
         super().__init__(model, loss, sparsity, projection, phases, optimizer)

@@ -13,9 +13,10 @@ reach, a fraction q of which is to be pruned. Groups are single layers, or all g
     qtm    m times that of qt                       that of qt
     gau, gaum   as qt, qtm with other l and u
 
-tau is the int(q n)-th smallest context. For qt, u and l are the q and ratio*q quantiles (linearly interpolated); for gau
-those of the normal distribution with the contexts' mean and standard deviation, which needs no sorting. hi = logit(eps)
-and lo = -hi, so contexts below l give p <= 1 - eps and contexts above u give p >= eps. tau, l and u count as constants.
+tau is the int(q n)-th smallest context. For qt, u and l are the q and ratio*q quantiles (linearly interpolated); for
+gau those of the normal distribution with the contexts' mean and standard deviation, which needs no sorting. With
+hi = logit(eps) and lo = -hi, contexts below l give p <= 1 - eps and contexts above u give p >= eps. tau, l and u count
+as constants in dp/dm.
 A group with int(q n) <= 1 is not polarised: p = m with slope 1.
 
 Source: Mo et al., ICML 2023, algorithms 2 to 4.
@@ -128,7 +129,7 @@ def quantiles(contexts: list[Tensor], fractions: tuple[float, float]) -> list[Te
 
 
 def normal_quantiles(contexts: list[Tensor], fractions: tuple[float, float]) -> list[Tensor]:
-    """Quantiles of the normal distribution with the mean and (unbiased) standard deviation of the contexts: 0-d each."""
+    """Quantiles of the normal distribution with the contexts' mean and (unbiased) standard deviation: 0-d each."""
     total = sum(c.numel() for c in contexts)
     mean = torch.stack([c.double().sum() for c in contexts]).sum() / total
     deviation = (torch.stack([(c.double() - mean).square().sum() for c in contexts]).sum() / (total - 1)).sqrt()

@@ -3,12 +3,12 @@
 
 A phase opens, then trains. Opening is
 
-    m     <- the budget's largest |theta| among the kept weights     (if the phase prunes; a pruned weight never returns)
-    theta <- a state captured earlier, or theta as it is             (all parameters and BatchNorm statistics; m stays)
-    a fresh optimizer over all trainable parameters                  (so no momentum of the phase before)
+    m     <- the budget's largest |theta| among the kept weights   (if the phase prunes; a pruned weight never returns)
+    theta <- a state captured earlier, or theta as it is           (all parameters and BatchNorm statistics; m stays)
+    a fresh optimizer over all trainable parameters                (so no momentum of the phase before)
 
-The first phase opens when the pruner is made, each later one inside the step that begins it. So after the last step of a
-phase the model is what that phase made of it, ready to be evaluated, and the next step prunes it.
+The first phase opens when the pruner is made, each later one inside the step that begins it. So after the last step of
+a phase the model is what that phase made of it, ready to be evaluated, and the next step prunes it.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class RoundPruner(BasePruner):
             self._rate.set(position / (phase.behind + phase.steps))
             values["loss"] = self._train_step(self._optimizer, drawn[0])
         self._capture(self._step + 1)
-        return values | {"round": self._number(self.round), "flips": self._number(0), "regrown": self._number(0)} | moved
+        unmoved = {"flips": self._number(0), "regrown": self._number(0)}
+        return {**values, "round": self._number(self.round), **unmoved, **moved}
 
     def _number(self, value: int) -> Tensor:
         device = next(iter(self.layers.values())).weight.device
@@ -150,15 +151,19 @@ class RoundPruner(BasePruner):
             scores, key = self._remaining_magnitudes()
             moved = self._project(scores, phase.sparsity, key)
         if phase.rewind is not None:
-            # Not strict because the state has no masks, which stay; its other keys were checked when it was taken.
-            self.model.load_state_dict(self._states[phase.rewind], strict=False)
+            self._rewind(self._states[phase.rewind])
         self._opened = index
         if phase.trains:
             self._renew_optimizer(phase)
         return moved
 
+    def _rewind(self, state: Mapping[str, Any]) -> None:
+        present = self.model.state_dict()
+        masks = {name: present[name] for name in _mask_keys(self.model)}
+        self.model.load_state_dict({**state, **masks})
+
     def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], str]:
-        """|theta| of the kept weights, with the key to rank by; whatever is pruned ranks below, even below kept zeros."""
+        """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
         single = isinstance(self.projection.pattern, Unstructured)
         scores = {}
         for name, layer in self.layers.items():

@@ -10,13 +10,14 @@ Density is taken away in small portions dt, each spent as the loss likes best:
 
     dm/dt = F(m),   F = g/|g|^2 + (sqrt(r^2 - 1)/|g|) e_perp/|e_perp|,   e = -grad E,  g = -grad G,
 
-e_perp being the part of e at right angles to g (see ``flow``). For l2 the first term shrinks all gates alike and changes
-no ranking; the second turns m towards what lowers E, by the angle sqrt(r^2 - 1) dt/G. One explicit Euler step takes one
-batch. The mask is at all times the exact selection of the largest |m * theta| at the density reached.
+e_perp being the part of e at right angles to g (see ``flow``). For l2 the first term shrinks all gates alike and
+changes no ranking; the second turns m towards what lowers E, by the angle sqrt(r^2 - 1) dt/G. One explicit Euler step
+takes one batch. The mask is at all times the exact selection of the largest |m * theta| at the density reached.
 
-With the polariser "ohh" the loss is seen at that mask itself and dE/dm = theta * dE/dz for every gate, so pruned gates
-are still driven and may return; this is one pass of the masked layers' dense gradient. The others take the dense path at
-z = P(m) * theta, with thresholds over all layers under a global allocation and for each layer otherwise.
+With the polariser "ohh" the loss is seen at that mask itself, however few gates it prunes, and dE/dm = theta * dE/dz
+for every gate, so pruned gates are still driven and may return; this is one pass of the masked layers' dense gradient.
+The others take the dense path at z = P(m) * theta, with thresholds over all layers under a global allocation and for
+each layer otherwise.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class SpODE(BasePruner):
     """Pruning of a pretrained, sparsified model by a flow of its gates.
 
     Args:
-        model: pretrained and sparsified. The flow starts from its present masks, full or not; a pruned model thus continues
-            from its density, which is iterative SpODE when training alternates with new runs at rising sparsities.
+        model: pretrained and sparsified. The flow starts from its present masks, full or not; a pruned model thus
+            continues from its density: iterative SpODE alternates training with new runs at rising sparsities.
         loss: (model, batch) -> scalar.
         sparsity: final fraction of units removed, in [0, 1). For channels see also ``node_sparsity``.
         steps: N, Euler steps; each pulls one batch. The last one pulls ``recalibrate`` more if there is BatchNorm.
@@ -56,10 +57,10 @@ class SpODE(BasePruner):
         options: schedules and what else is rarely changed, see SpODEOptions.
 
     Raises:
-        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune; masks already sparser than asked.
+        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune; masks already too sparse.
 
-    Pruned theta: unchanged, as all of theta. The masks count units exactly: kept_count(units, 1 - density) after each step
-    and kept_count(units, sparsity) at the end. Biases have no gates.
+    Pruned theta: unchanged, as all of theta. The masks count units exactly: kept_count(units, 1 - density) after each
+    step and kept_count(units, sparsity) at the end. Biases have no gates.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class SpODE(BasePruner):
         pattern = self.projection.pattern
         self._shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
         self._units = {name: prod(pattern.unit_shape(shape)) for name, shape in self._shapes.items()}
-        self._sizes = {name: int(pattern.unit_size(shape)) for name, shape in self._shapes.items()}
+        self._sizes = {name: pattern.unit_size(shape) for name, shape in self._shapes.items()}
         self.gates, self._start = self._initial_gates()
         self.density = self._start
-        self._rescale()
+        if self.options.reproject:
+            self._rescale()
         self.scores: dict[str, Tensor] = {}
 
     def _initial_gates(self) -> tuple[dict[str, Tensor], float]:
@@ -99,11 +101,13 @@ class SpODE(BasePruner):
             gates[name] = (pattern.reduce_sum(dense.float()) > 0).float()
             if not torch.equal(pattern.expand(gates[name], self._shapes[name]) > 0, dense):
                 raise ValueError(f"SpODE: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
-        kept, units = int(sum(gate.sum() for gate in gates.values())), sum(self._units.values())
+        kept, units = sum(int(gate.count_nonzero()) for gate in gates.values()), sum(self._units.values())
         budget = self.projection.budget(self._shapes, self.sparsity)
         final = budget if isinstance(budget, int) else sum(budget.values())
         if kept < max(final, 1):
-            raise ValueError(f"SpODE: model: expected masks that keep at least {max(final, 1):,} units, got {kept:,} kept")
+            raise ValueError(
+                f"SpODE: model: expected masks that keep at least {max(final, 1):,} units, got {kept:,} kept"
+            )
         return gates, max(kept / units, 1.0 - self.sparsity)
 
     @property
@@ -211,4 +215,6 @@ class SpODE(BasePruner):
         self._start, self.density = float(state["start"]), float(state["density"])
         for name, m in self.gates.items():
             m.copy_(state["gates"][name])
-        self.scores = {n: state["scores"][n].to(w.device, copy=True) for n, w in self.weights.items() if state["scores"]}
+        self.scores = {
+            n: state["scores"][n].to(w.device, copy=True) for n, w in self.weights.items() if state["scores"]
+        }

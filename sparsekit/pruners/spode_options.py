@@ -18,13 +18,13 @@ class SpODEOptions:
     """How the flow is discretised and read.
 
     step_schedule: how the density goes from its start to its target: "exp" (geometric; the released scripts), "lin",
-        "invexp" (small steps first), or "hess": (G - k)/(steps left * |grad E|), which reads a number from the device in
-        every step and leaves what it has not removed by then to the last projection.
+        "invexp" (small steps first), or "hess": (G - k)/(steps left * |grad E|), which reads a number from the device
+        in every step and leaves what it has not removed by then to the last projection.
     radius_schedule: "fix", "invexp" (rises to 4), or "hess" (1 + 3 |grad E|, at least radius; only with step_schedule
         "hess").
-    reproject: rescale the gates after every step so that G is exactly the density planned. This moves no ranking. False is
-        the bare Euler step: G lags behind the plan as ``flow.drift`` says, density and thresholds follow G itself, read
-        from the device in every step.
+    reproject: rescale the gates after every step so that G is exactly the density planned. This moves no ranking.
+        False is the bare Euler step: G lags behind the plan as ``flow.drift`` says, density and thresholds follow G
+        itself, read from the device in every step.
     batchnorm: during the flow, "train" leaves BatchNorm as it is (in train mode its running statistics move), "frozen"
         keeps the running statistics, "eval" normalises with them.
     score_momentum: mu of S <- |m * theta| + mu S, in [0, 1); S ranks the last projection, |m * theta| all others.
@@ -64,9 +64,13 @@ def checked_arguments(options: SpODEOptions, radius: Any, energy: Any, polariser
     if not isinstance(options.reproject, bool):
         raise TypeError(f"SpODE: reproject: expected a bool, got {options.reproject!r}")
     if options.radius_schedule == "hess" and options.step_schedule != "hess":
-        raise ValueError(f"SpODE: radius_schedule: expected 'hess' only with step_schedule='hess', got {options.step_schedule!r}")
+        raise ValueError(
+            f"SpODE: radius_schedule: expected 'hess' only with step_schedule='hess', got {options.step_schedule!r}"
+        )
     if options.radius_schedule == "invexp" and radius > flow.MAX_RADIUS:
-        raise ValueError(f"SpODE: radius: expected at most {flow.MAX_RADIUS:g} for a radius that rises to it, got {radius!r}")
+        raise ValueError(
+            f"SpODE: radius: expected at most {flow.MAX_RADIUS:g} for a radius that rises to it, got {radius!r}"
+        )
     if not isinstance(pattern, (Unstructured, Filter, Channel)):
         raise ValueError(f"SpODE: projection: expected the pattern Unstructured, Filter or Channel, got {pattern!r}")
 
@@ -81,8 +85,8 @@ def _check_number(argument: str, value: Any, low: float, high: float, expected: 
 def node_sparsity(sparsity: float) -> float:
     """Fraction of channels to remove in each layer so that about ``sparsity`` of the weights go.
 
-    The paper's structured rule: if every layer keeps the share sqrt(k) of its input channels and, through the next layer,
-    of its output channels, it keeps k of its weights. Use it as
+    The paper's structured rule: if every layer keeps the share sqrt(k) of its input channels and, through the next
+    layer, of its output channels, it keeps k of its weights. Use it as
     ``SpODE(model, loss, node_sparsity(0.72), projection=Projection("channel", "uniform"), ...)``.
 
     Args:

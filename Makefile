@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo   virtual environment, install, compare BiP and SpODE with IMP on embedded data, report
+# make test   virtual environment, install, all tests
+# make lint   ruff and basedpyright
+# make gpu    GPU tests and benchmark rows with the Python that is there, no network; continues where it stopped
+
+PYTHON ?= python3
+VENV ?= .venv
+BUDGET ?= 480
+ARGS ?=
+OUT ?= runs/demo
+BIN := $(VENV)/bin
+# What the compiled module and the list of dependencies are made of: anything newer means a new install.
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+
+.PHONY: demo test lint gpu clean
+.SECONDARY:
+
+demo: $(VENV)/.installed-bench
+	$(BIN)/sparsekit compare --out $(OUT) $(ARGS)
+	@echo "Report: $(abspath $(OUT))/report.html"
+
+# Two processes with one thread each; more threads on the small tensors of the tests only get in each other's way.
+test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+gpu:
+	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(PYTHON) -m sparsekit.benchmarks.gpu --budget $(BUDGET)
+
+clean:
+	rm -rf build dist *.egg-info sparsekit/_C.*.so $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the tables of README.md from the rows under benchmarks/results: no row, no claim.
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is a key of TABLES.
+``python -m sparsekit.benchmarks.readme`` rewrites the file, ``--check`` only tells whether it would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from sparsekit.benchmarks.reporting.findings import CHECKPOINT, PRETRAINING
+from sparsekit.benchmarks.reporting.origin import describe_environment, stamp, subject
+from sparsekit.benchmarks.reporting.runs import VOLATILE_KEYS
+from sparsekit.benchmarks.reporting.summary import Group, summarise
+from sparsekit.benchmarks.reporting.wording import (
+    MISSING,
+    label,
+    number,
+    number_plain,
+    points,
+    points_range,
+    seconds_text,
+    sparsity_text,
+    spread,
+    times,
+)
+from sparsekit.benchmarks.rows import Row, read_rows
+from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
+from sparsekit.io import replace_file
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+
+MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+EMPTY = "No rows have been recorded yet, so nothing is claimed.\n"
+
+IDENTITY = ("bench", "problem", "provider", "baseline")
+"""Keys of a kernel row that say what was timed; of equal ones on one machine the last row counts."""
+
+
+def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
+    """Markdown tables of the comparisons of one network on one data set, one for each recipe; EMPTY without rows.
+
+    Args:
+        rows: rows of any kind.
+        data: what the last part of "data" in the config starts with, be it a name or a folder; "-" and "_" aside.
+        network: value of "network" in the config.
+    """
+    chosen = []
+    for row in rows:
+        config = row.get("config", {})
+        name = Path(str(config.get("data"))).name.replace("-", "").replace("_", "").lower()
+        if row.get("kind") == "compare" and name.startswith(data) and config.get("network") == network:
+            chosen.append(row)
+    return "\n".join(_group(group) for group in summarise(chosen).groups) or EMPTY
+
+
+def kernel_table(rows: Iterable[Row]) -> str:
+    """Markdown tables of the kernel benchmarks, one for each machine; EMPTY without rows.
+
+    Rows of a baseline against itself are left out.
+    """
+    machines: dict[str, dict[tuple[str, ...], Row]] = {}
+    for row in rows:
+        if row.get("kind") == "bench" and row["provider"] != row["baseline"]:
+            environment = {k: v for k, v in row.get("environment", {}).items() if k not in VOLATILE_KEYS}
+            found = machines.setdefault(json.dumps(environment, sort_keys=True), {})
+            found[tuple(str(row[key]) for key in IDENTITY)] = row
+    return "\n".join(_machine(list(found.values())) for found in machines.values()) or EMPTY
+
+
+TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
+    "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
+    "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
+    "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
+    "kernels": kernel_table,
+}
+
+
+def fill(text: str, rows: Sequence[Row]) -> str:
+    """The text with every table between markers made anew.
+
+    Raises:
+        ValueError: a marker names no table or is not closed.
+    """
+    opened, closed = text.count("<!-- table:"), text.count("<!-- /table -->")
+    if not len(MARKER.findall(text)) == opened == closed:
+        raise ValueError(f"fill: text: expected every table marker closed, got {opened} opened and {closed} closed")
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        if name not in TABLES:
+            raise ValueError(f"fill: text: expected a table among {', '.join(TABLES)}, got {name!r}")
+        return f"{match[1]}\n{TABLES[name](rows)}\n{match[4]}"
+
+    return MARKER.sub(table, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 if --check finds the file stale, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sparsekit.benchmarks.readme", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is stale")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with .jsonl files")
+    options = parser.parse_args(arguments)
+    if not options.readme.is_file():
+        parser.error(f"--readme: expected a file, got {options.readme}")
+    old = options.readme.read_text(encoding="utf-8")
+    new = fill(old, read_rows(options.results) if options.results.exists() else [])
+    if new == old:
+        return 0
+    if options.check:
+        print(f"{options.readme}: tables are stale; run python -m sparsekit.benchmarks.readme", file=sys.stderr)
+        return 1
+
+    def write(target: str) -> None:
+        Path(target).write_text(new, encoding="utf-8")
+        shutil.copymode(options.readme, target)
+
+    replace_file(options.readme, write)
+    return 0
+
+
+def _group(group: Group) -> str:
+    base = label(group.baseline)
+    header = (
+        "sparsity",
+        "method",
+        "test accuracy, %",
+        "before fine-tuning, %",
+        "n",
+        f"difference to {base}, points",
+        "verdict",
+        "epochs",
+        "time",
+        CHECKPOINT,
+        PRETRAINING,
+    )
+    origin = "; ".join(f"{name} {value}" for name, value in stamp(group))
+    dense = f"Dense: {spread(group.dense)} %, {number(group.dense_epochs)} epochs, {seconds_text(group.dense_seconds)}."
+    legend = (
+        f"{subject(group)}. {dense} Mean ± sd over n seeds; difference paired by seed with its 95 % "
+        f"interval; verdict: one-sided 95 % test of a loss of at most {number_plain(100 * group.margin)} points, from "
+        f"{MINIMUM_PAIRS} pairs on. Epochs are dense-equivalent. The last two columns are {base}'s time over the "
+        f"method's: below 1 the method was slower. {origin}."
+    )
+    return f"{_markdown(header, _lines(group), 'llrrrrlrrrr')}\n{legend}\n"
+
+
+def _lines(group: Group) -> Iterator[tuple[str, ...]]:
+    for sparsity in group.sparsities:
+        for method in group.methods:
+            cell, speed = group.cell(method, sparsity), group.speedup(method, sparsity)
+            head = (sparsity_text(sparsity), label(method))
+            if cell is None:
+                yield *head, *[MISSING] * 9
+                continue
+            difference, clocks = cell.difference, (speed.checkpoint, speed.pretraining) if speed else ()
+            interval = f" ({points_range(difference.interval)})" if difference and difference.interval else ""
+            ratios = [times(clock.seconds.value if clock.seconds else None) for clock in clocks] or [MISSING] * 2
+            yield (
+                *head,
+                spread(cell.accuracy),
+                spread(cell.before),
+                str(cell.accuracy.n),
+                points(difference.mean if difference else None) + interval,
+                cell.verdict or MISSING,
+                number(cell.work.mean),
+                seconds_text(cell.seconds.mean),
+                *ratios,
+            )
+
+
+def _machine(rows: list[Row]) -> str:
+    header = ("kernel", "problem", "provider", "median", "20 to 80 %", "eager call", "against", "its median", "ratio")
+    lines = []
+    for row in rows:
+        durations = [
+            seconds_text(row.get(key)) for key in ("median_s", "q20_s", "q80_s", "eager_s", "baseline_median_s")
+        ]
+        median, low, high, eager, baseline = durations
+        lines.append(
+            (
+                *(str(row[key]) for key in ("bench", "problem", "provider")),
+                median,
+                f"{low} to {high}",
+                eager,
+                str(row["baseline"]),
+                baseline,
+                times(row["ratio"]) + (" (slower)" if row["ratio"] < 1 else ""),
+            )
+        )
+    origin = describe_environment([row.get("environment", {}) for row in rows])
+    legend = "; ".join(f"{name} {value}" for name, value in origin)
+    return f"{_markdown(header, lines, 'lllrrrlrr')}\nRatio: baseline time over own time, side by side. {legend}.\n"
+
+
+def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]], sides: str) -> str:
+    """A table; `sides` holds l or r for each column."""
+    rule = ["---:" if side == "r" else "---" for _, side in zip(header, sides, strict=True)]
+    escaped = ([str(part).replace("|", "\\|") for part in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *escaped))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows memory that an op forgot to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def uninitialised_memory_is_nan() -> Iterator[None]:
+    # Deterministic mode fills what torch.empty returns with NaN (floats) or the largest number (ints).
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
