@@ -27,7 +27,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 gpu:
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .

@@ -30,7 +30,7 @@ class Recipe:
     limit: int | None = None
     network: str = "convnet"
     dense_epochs: int = 20
-    epochs: int = 20
+    epochs: int = 6
     batch_size: int = 64
     lr: float = 0.05
     momentum: float = 0.9
@@ -41,7 +41,7 @@ class Recipe:
     upper_lr: float = 0.1
     gamma: float = 1.0
     ode_steps: int = 100
-    ode_batch: int = 512
+    ode_batch: int = 128
     radius: float = 1.1
     device: str = "cpu"
 
@@ -101,5 +101,5 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_for(data: str, **changes: Any) -> Recipe:
     """Defaults for a data set (digits: a demo of minutes on a CPU; images: the compressed CIFAR schedule), then changes."""
-    base = Recipe() if data == "digits" else Recipe(data=data, network="resnet20", batch_size=128, lr=0.1)
+    base = Recipe() if data == "digits" else Recipe(data=data, network="resnet20", epochs=20, batch_size=128, lr=0.1, ode_batch=512)
     return replace(base, **{name: value for name, value in changes.items() if value is not None})

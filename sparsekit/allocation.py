@@ -50,15 +50,22 @@ class Allocation(Protocol):
 
 @dataclass(frozen=True)
 class Global:
-    """One ranking over all layers: the budget is one int. ``min_keep`` is left to the projection, which sees scores."""
+    """One ranking over all layers: the budget is one int. ``min_keep`` is left to the projection, which sees scores.
+
+    rounding: "nearest" is ``kept_count``; "floor" removes floor(sparsity * n) units, as the released BiP code counts.
+    """
 
     min_keep: int = 0
+    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
         _check_min_keep("Global", self.min_keep)
+        if self.rounding not in ("nearest", "floor"):
+            raise ValueError(f"Global: rounding: expected nearest or floor, got {self.rounding!r}")
 
     def __call__(self, shapes: Shapes, units: Mapping[str, int], sparsity: Number) -> int:
-        kept = _kept(_total("Global", shapes, units), _exact("Global", "sparsity", sparsity))
+        total, removed = _total("Global", shapes, units), _exact("Global", "sparsity", sparsity)
+        kept = total - math.floor(removed * total) if self.rounding == "floor" else _kept(total, removed)
         _floors("Global", units, self.min_keep, kept)
         return kept
 

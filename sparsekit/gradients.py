@@ -34,8 +34,13 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
 
     Returns:
         (loss value, detached 0-d; {layer name: tensor of the weight's shape and dtype}).
+
+    Raises:
+        ValueError: the loss is no differentiable scalar, or a masked weight is frozen.
     """
     layers = masked_layers(model)
+    if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
+        raise ValueError(f"dense_gradients: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
     with torch.enable_grad(), dense_gradient(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)

@@ -8,10 +8,11 @@ alone, replacing that one file is what commits a save: a killed save leaves the 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparsekit import ops
 from sparsekit.mask import Mask
-from sparsekit.nn import MaskedLayer, masked_layers, set_masks, sparsify
+from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
 from sparsekit.nn.masked import WORDS
 
 FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
@@ -40,13 +42,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         The directory.
 
     Raises:
-        ValueError: nothing is masked, or the state holds something else than tensors.
+        ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module.
     """
+    _check_module("save", model)
     layers = masked_layers(model)
     if not layers:
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
     tensors, ties = _unshared(model.state_dict())
-    described = {name: {"shape": list(m.shape), "kept": m.count()} for name, m in ((n, v.mask) for n, v in layers.items())}
+    masks = {name: layer.mask for name, layer in layers.items()}
+    described = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
     numel = sum(layer.weight.numel() for layer in layers.values())
     description = {
         "format": "sparsekit",
@@ -67,11 +71,13 @@ def _unshared(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, st
     """Tensors to store once each, and the names that repeat one of them (tied weights)."""
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
-    first: dict[tuple[int, tuple[int, ...], torch.dtype], str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"save: model: expected a state of tensors, got {type(value).__name__} in {name!r}")
-        key = (value.data_ptr(), tuple(value.shape), value.dtype)
+        if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
+            kind = "a tensor without data" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"save: model: expected a state of tensors, got {kind} in {name!r}")
+        # With the strides: a square weight and its transpose share storage, shape and dtype, yet not their values.
+        key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in first:
             ties[name] = first[key]
         else:
@@ -89,13 +95,29 @@ def replace_file(target: Path, write: Callable[[str], Any]) -> None:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, _permissions(target))
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _permissions(target: Path) -> int:
+    """Those of the file replaced, else what a newly made file gets; mkstemp alone would leave it to its owner."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _check_module(function: str, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of the file, tied ones under each of their names."""
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     if not file.is_file():
@@ -104,14 +126,31 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
         with safe_open(file, framework="pt") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
             metadata = content.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"load: path: expected a readable safetensors file, got {str(file)!r} ({error})") from error
-    description = json.loads(metadata[SIDECAR]) if SIDECAR in metadata else {}
-    if description.get("version", VERSION) > VERSION:
-        raise ValueError(f"load: path: expected format version <= {VERSION}, got {description['version']}")
-    for name, original in description.get("ties", {}).items():
+    for name, original in _ties(metadata).items():
+        if original not in tensors or name in tensors:
+            raise ValueError(f"load: path: expected ties of stored tensors, got {name!r} tied to {original!r}")
         tensors[name] = tensors[original]
-    return tensors, description
+    return tensors
+
+
+def _ties(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Names that repeat a stored tensor, from the description of the file. None of it is taken on trust."""
+    if SIDECAR not in metadata:
+        return {}
+    try:
+        description = json.loads(metadata[SIDECAR])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"load: path: expected JSON in the metadata {SIDECAR!r}, got {error}") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"load: path: expected a JSON object in {SIDECAR!r}, got {type(description).__name__}")
+    version, ties = description.get("version", VERSION), description.get("ties", {})
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ValueError(f"load: path: expected format version <= {VERSION}, got {version!r}")
+    if not (isinstance(ties, dict) and all(isinstance(original, str) for original in ties.values())):
+        raise ValueError(f"load: path: expected ties of name to name, got {ties!r}")
+    return ties
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") -> nn.Module:
@@ -127,41 +166,56 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
         ``model``.
 
     Raises:
-        ValueError: no such file, not safetensors, a newer format, keys or shapes that do not fit, or no masks where
-            ``masks="stored"``. The model is unchanged then.
+        ValueError: no such file, not safetensors, a newer format, keys, shapes or masks that do not fit, or no masks
+            where ``masks="stored"``. The model is unchanged then. TypeError: no Module.
     """
+    _check_module("load", model)
     ops.masks.choose("load", "masks", masks, MASK_SOURCES)
-    tensors, _ = _read(path)
-    stored = [name[: -len(WORDS)].rstrip(".") for name in tensors if name.split(".")[-1] == WORDS]
+    tensors = _read(path)
+    stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
     present = masked_layers(model)
-    if masks == "stored" and not stored:
-        count = len(present) or "all"
+    lacking = [name for name in present if name not in stored]
+    if masks == "stored" and (lacking or not stored):
         raise ValueError(
-            f"Checkpoint has no masks for {count} sparse layers; pass `masks='infer'` to take zeros as masks, "
-            "or `masks='dense'`"
+            f"Checkpoint has no masks for {len(lacking) or 'all'} sparse layers; pass `masks='infer'` to take zeros as "
+            "masks, or `masks='dense'`"
         )
-    plain = {name: value for name, value in tensors.items() if name.split(".")[-1] != WORDS}
+    plain = {name: value for name, value in tensors.items() if not _is_mask(name)}
     _check_fit(model, plain)
-    if stored:
-        _check_masks(model, tensors, stored)
+    _check_masks(model, stored)
     _attach(model, stored, bool(present))
     model.load_state_dict(plain, strict=False)
-    new = {
-        name: Mask(tensors[f"{name}.{WORDS}" if name else WORDS], tuple(layer.weight.shape))
-        if masks == "stored"
-        else _inferred(layer, masks)
-        for name, layer in masked_layers(model).items()
-        if masks != "stored" or name in stored
-    }
+    new = {}
+    for name, layer in masked_layers(model).items():
+        new[name] = Mask(stored[name], tuple(layer.weight.shape)) if masks == "stored" else _inferred(layer, masks)
     set_masks(model, new)
     return model
 
 
-def _attach(model: nn.Module, stored: list[str], present: bool) -> None:
-    modules = dict(model.named_modules())
-    missing = [name for name in stored if not isinstance(modules[name], MaskedLayer)]
-    if missing or not (stored or present):
-        sparsify(model, only=missing or None)
+def _is_mask(name: str) -> bool:
+    return name.split(".")[-1] == WORDS
+
+
+def _attach(model: nn.Module, stored: Collection[str], present: bool) -> None:
+    """Mask the layers that have masks in the checkpoint; with neither these nor masks in the model, all that can be."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wanted = {id(modules[name]) for name in stored if not isinstance(modules[name], MaskedLayer)}
+    # Under the first name of each, which is the one that sparsify knows.
+    missing = [name for name, module in model.named_modules() if id(module) in wanted]
+    if missing:
+        try:
+            refused = sparsify(model, only=[glob.escape(name) for name in missing]).skipped
+        except ValueError:
+            refused = dict.fromkeys(missing, "none of its layers can be masked")
+        for name in missing if refused.keys() & set(missing) else ():
+            if name not in refused:
+                finalize(modules[name])
+        for name in missing:
+            if name in refused:
+                got = f"{name!r}: {refused[name]}"
+                raise ValueError(f"load: path: expected masks of layers that can be masked, got {got}")
+    elif not (stored or present):
+        sparsify(model)
 
 
 def _inferred(layer: MaskedLayer, masks: str) -> Mask:
@@ -170,23 +224,30 @@ def _inferred(layer: MaskedLayer, masks: str) -> Mask:
 
 
 def _check_fit(model: nn.Module, plain: Mapping[str, Tensor]) -> None:
-    """Raise before anything is touched if names or shapes differ from the model's."""
-    own = {name: value for name, value in model.state_dict().items() if name.split(".")[-1] != WORDS}
+    """Raise before anything is touched if names, shapes or kinds of number differ from the model's."""
+    own = {name: value for name, value in model.state_dict().items() if not _is_mask(name)}
     for problem, names in (("missing", own.keys() - plain.keys()), ("unknown", plain.keys() - own.keys())):
         if names:
             raise ValueError(f"load: path: expected the model's keys, got {problem} {', '.join(sorted(names)[:5])}")
     for name, value in own.items():
+        if is_lazy(value):
+            raise ValueError(f"load: {name}: expected an initialised parameter, got a lazy one; run one batch first")
         if value.shape != plain[name].shape:
             raise ValueError(f"load: {name}: expected shape {tuple(value.shape)}, got {tuple(plain[name].shape)}")
+        if not torch.can_cast(plain[name].dtype, value.dtype):
+            raise ValueError(f"load: {name}: expected dtype {value.dtype} or alike, got {plain[name].dtype}")
 
 
-def _check_masks(model: nn.Module, tensors: Mapping[str, Tensor], stored: list[str]) -> None:
-    modules = dict(model.named_modules())
-    for name in stored:
-        if name not in modules or not isinstance(getattr(modules[name], "weight", None), Tensor):
+def _check_masks(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Raise before anything is touched if a mask has no layer, or does not fit the one it has."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, words in stored.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, Tensor):
             raise ValueError(f"load: path: expected masks of the model's layers, got one for {name!r}")
-        words = tensors[f"{name}.{WORDS}" if name else WORDS]
-        shape = tuple(modules[name].weight.shape)
-        mask = Mask(words, shape)
+        try:
+            mask = Mask(words, tuple(weight.shape))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"load: masks[{name!r}]: {error}") from error
         if not torch.equal(ops.pack_mask(mask.dense()), words):
-            raise ValueError(f"load: {name}.{WORDS}: expected zero padding bits, got set ones")
+            raise ValueError(f"load: masks[{name!r}]: expected zero padding bits, got set ones")

@@ -68,7 +68,7 @@ class Projection:
         if isinstance(self.pattern, NM):
             return self._fixed(scores, sparsity, key)
         budget = self.budget(shapes, sparsity)
-        values, key = list(scores.values()), key
+        values = list(scores.values())
         if not isinstance(self.pattern, Unstructured):
             values, key = [self.pattern.unit_scores(s, key) for s in values], "value"
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
@@ -101,10 +101,11 @@ class Projection:
         floors = [min(floor, v.numel()) for v in values]
         if sum(floors) > kept:
             raise ValueError(f"Projection: min_keep: expected at most {kept} units in all, got {sum(floors)}")
-        secured, invalid = ops.topk_mask(values, floors, key=key, scope="tensor", nan=self.nan, out="bool")
+        values, invalid = self._ranked(values, key)
+        secured = ops.topk_mask(values, floors, key="value", scope="tensor", nan="drop", out="bool").masks
         # NaN with the policy "drop" is never chosen, so the secured ones do not compete a second time.
         rest = [v.masked_fill(s, torch.nan) for v, s in zip(values, secured, strict=True)]
-        others = ops.topk_mask(rest, kept - sum(floors), key=key, nan="drop", out="bool").masks
+        others = ops.topk_mask(rest, kept - sum(floors), key="value", nan="drop", out="bool").masks
         words = [ops.pack_mask(s | o) for s, o in zip(secured, others, strict=True)]
         return self._projected(shapes, values, words, invalid)
 
@@ -115,9 +116,14 @@ class Projection:
         if abs(sparsity - (1 - pattern.n / pattern.m)) > 1e-9:
             expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
-        values = {name: s.abs() if key == "magnitude" else s for name, s in scores.items()}
-        missing = torch.stack([torch.isnan(s).any() for s in values.values()]).any()
-        invalid = missing if self.nan == "error" else torch.zeros_like(missing)
-        fill = torch.inf if self.nan == "keep" else -torch.inf
-        chosen = {n: pattern.select(torch.where(torch.isnan(s), torch.full_like(s, fill), s)) for n, s in values.items()}
-        return Projected(Masks({name: Mask.from_dense(c) for name, c in chosen.items()}), invalid)
+        ranked, invalid = self._ranked(list(scores.values()), key)
+        chosen = [pattern.select(s) for s in ranked]
+        return Projected(Masks({name: Mask.from_dense(c) for name, c in zip(scores, chosen, strict=True)}), invalid)
+
+    def _ranked(self, values: list[Tensor], key: str) -> tuple[list[Tensor], Tensor]:
+        """Values to be ranked as they are, in which NaN means never, and whether NaN makes the masks invalid."""
+        ranked = [v.abs() if key == "magnitude" else v for v in values]
+        missing = torch.stack([torch.isnan(v).any() for v in ranked]).any()
+        if self.nan == "keep":
+            ranked = [torch.where(torch.isnan(v), torch.full_like(v, torch.inf), v) for v in ranked]
+        return ranked, missing if self.nan == "error" else torch.zeros_like(missing)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 # Sparsities after n rounds that each remove a fifth of what remains: 1 - 0.8^n. Source: BiP, unstructured figures.
 BIP_SERIES = tuple((5**n - 4**n) / 5**n for n in range(1, 22))
@@ -176,30 +176,6 @@ def imp_ladder(target: float, rate: float = 0.2) -> tuple[float, ...]:
     # In fractions, so that the rungs are 0.2, 0.36, 0.488 and not 0.19999999999999996.
     left = 1 - Fraction(str(rate))
     return (*(float(1 - left**n) for n in range(1, rounds)), target)
-
-
-def density_path(
-    sparsity: float, steps: int, kind: Literal["geometric", "linear", "inverse"] = "geometric", initial: float = 0.0
-) -> tuple[float, ...]:
-    """Kept fractions that SpODE aims at: steps + 1 numbers from 1 - initial down to 1 - sparsity, both exact.
-
-    Args:
-        sparsity: final fraction removed, in [0, 1), >= initial.
-        steps: number N of Euler steps, >= 1; step i goes from entry i to entry i + 1.
-        kind: with k = 1 - sparsity and initial = 0, "geometric" is k^(i/N) (the authors' "exp"), "linear" has equal
-            steps, "inverse" the steps of "geometric" in reverse order, small ones first (their "invexp").
-    """
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"density_path: steps: expected an integer >= 1, got {steps!r}")
-    kinds = {"geometric": Geometric, "linear": Linear, "inverse": InverseGeometric}
-    if kind not in kinds:
-        raise ValueError(f"density_path: kind: expected one of {', '.join(kinds)}, got {kind!r}")
-    _check_sparsity("density_path", "sparsity", sparsity)
-    _check_sparsity("density_path", "initial", initial)
-    if initial > sparsity:
-        raise ValueError(f"density_path: initial: expected at most sparsity={sparsity}, got {initial}")
-    schedule = kinds[kind](initial, sparsity, 0, steps)
-    return tuple(1 - schedule(i) for i in range(steps + 1))
 
 
 def _geometric(first: float, last: float, u: float) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -23,7 +24,7 @@ nets = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=4), min_size=1
 )
 
 
-def units_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+def units_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return {name: math.prod(shape) for name, shape in shapes.items()}
 
 

@@ -65,8 +65,9 @@ def test_infinite_gamma_ignores_an_overflow_of_the_second_term() -> None:
 
 
 def test_second_term_does_not_leak_through_a_zero_bit() -> None:
-    theta, dz, scores, mask = torch.zeros(1), torch.full((1,), 1e30), torch.ones(1), torch.tensor([False])
-    assert torch.equal(criteria.bip_hypergradient(theta, mask, dz, scores, 1.0), torch.zeros(1))
+    theta, scores, mask = torch.tensor([0.0, 1.0]), torch.ones(2), torch.tensor([False, False])
+    dz = torch.tensor([1e30, math.inf])
+    assert torch.equal(criteria.bip_hypergradient(theta, mask, dz, scores, 1.0), torch.tensor([0.0, math.inf]))
 
 
 def composed(mask: Tensor, cost: Tensor, gamma: float) -> Tensor:

@@ -172,38 +172,3 @@ def test_series() -> None:
     assert len(schedules.STRUCTURED_SERIES) == 9
     assert schedules.SPODE_SERIES == (0.9, 0.93, 0.95, 0.965, 0.98)
     assert schedules.SPODE_STRUCTURED_SERIES == (0.72, 0.8, 0.86, 0.9, 0.93)
-
-
-@pytest.mark.parametrize(
-    ("kind", "path"),
-    [
-        ("geometric", (1.0, 0.5, 0.25, 0.125, 0.0625)),
-        ("linear", (1.0, 0.765625, 0.53125, 0.296875, 0.0625)),
-        ("inverse", (1.0, 0.9375, 0.8125, 0.5625, 0.0625)),
-    ],
-)
-def test_density_path_table(kind: Any, path: tuple[float, ...]) -> None:
-    assert schedules.density_path(0.9375, 4, kind) == pytest.approx(path, abs=1e-12)
-
-
-@given(st.floats(0.01, 0.99), st.integers(1, 40))
-def test_density_path_is_the_formula_of_the_step_sizes(sparsity: float, steps: int) -> None:
-    k = 1 - sparsity
-    path = schedules.density_path(sparsity, steps)
-    assert path == pytest.approx([k ** (i / steps) for i in range(steps + 1)])
-    assert (path[0], path[-1]) == (1.0, k)
-    inverse = schedules.density_path(sparsity, steps, "inverse")
-    assert inverse == pytest.approx([1 + k - k ** ((steps - i) / steps) for i in range(steps + 1)])
-    assert schedules.density_path(sparsity, 1, "linear", initial=sparsity) == (k, k)
-
-
-def test_density_path_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"density_path: steps: expected an integer >= 1, got 0"):
-        schedules.density_path(0.5, 0)
-    unknown: Any = "exp"
-    with pytest.raises(ValueError, match=r"density_path: kind: expected one of geometric, linear, inverse, got 'exp'"):
-        schedules.density_path(0.5, 5, unknown)
-    with pytest.raises(ValueError, match=r"density_path: sparsity: expected a number in \[0, 1\), got 1.5"):
-        schedules.density_path(1.5, 5)
-    with pytest.raises(ValueError, match=r"density_path: initial: expected at most sparsity=0.5, got 0.7"):
-        schedules.density_path(0.5, 5, initial=0.7)

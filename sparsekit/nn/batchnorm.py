@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -58,17 +58,23 @@ def recalibrate_batchnorm(
             forward(model, batch)
             used += 1
         if not used:
-            for tensors, values in zip(saved, copies, strict=True):
-                for tensor, value in zip(tensors, values, strict=True):
-                    if tensor is not None and value is not None:
-                        tensor.copy_(value)
             raise ValueError("recalibrate_batchnorm: batches: expected at least one batch, got none")
+    except BaseException:
+        _restore(saved, copies)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, training in modes.items():
             module.training = training
     return used
+
+
+def _restore(tensors: Iterable[Iterable[Tensor | None]], values: Iterable[Iterable[Tensor | None]]) -> None:
+    for group, before in zip(tensors, values, strict=True):
+        for tensor, value in zip(group, before, strict=True):
+            if tensor is not None and value is not None:
+                tensor.copy_(value)
 
 
 @contextmanager

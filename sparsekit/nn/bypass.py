@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
     return value.fget if isinstance(value, property) else getattr(value, "__func__", value)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree(function: Any) -> ast.AST:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -63,13 +63,13 @@ def _tree(function: Any) -> ast.AST:
         return ast.Module([], [])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _names_of_self(function: Any) -> frozenset[str]:
     attributes = (node for node in ast.walk(_tree(function)) if isinstance(node, ast.Attribute))
     return frozenset(n.attr for n in attributes if isinstance(n.value, ast.Name) and n.value.id == "self")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _weight_paths(function: Any) -> tuple[Path, ...]:
     """Paths p such that the function reads self.p.weight for more than its dtype, device or shape."""
     tree = _tree(function)

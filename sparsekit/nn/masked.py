@@ -69,9 +69,10 @@ class MaskedLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if words is None and strict and prefix + "weight" in state_dict:
-            missing_keys.remove(key)
-            _report_missing_mask(error_msgs, prefix.rstrip(".") or "the model itself")
+        if key in missing_keys and prefix + "weight" in state_dict:
+            telling = _MissingMask(key)
+            telling.missing = missing_keys
+            missing_keys[missing_keys.index(key)] = telling
 
 
 def _words_problem(words: Tensor, weight: Tensor) -> str | None:
@@ -85,22 +86,19 @@ def _words_problem(words: Tensor, weight: Tensor) -> str | None:
     return None
 
 
-class _MissingMasks(str):
-    """The one message about missing masks, which grows by a name for each layer that lacks one."""
+class _MissingMask(str):
+    """A missing key that explains itself where torch prints it, which it does only for strict loading.
 
-    names: tuple[str, ...]
+    torch calls ``_load_from_state_dict`` with strict=True whatever the user asked for, so this is the one place that knows.
+    """
 
-    @classmethod
-    def of(cls, names: tuple[str, ...]) -> _MissingMasks:
+    missing: list[str]
+
+    def __format__(self, spec: str) -> str:
+        masks = [key for key in self.missing if isinstance(key, _MissingMask)]
+        if masks[0] is not self:
+            return str(self)
+        names = [key.removesuffix(WORDS).rstrip(".") or "the model itself" for key in masks]
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        message = cls(_NO_MASKS.format(count=len(names), s="" if len(names) == 1 else "s", names=shown))
-        message.names = names
-        return message
-
-
-def _report_missing_mask(error_msgs: list[str], name: str) -> None:
-    for i, message in enumerate(error_msgs):
-        if isinstance(message, _MissingMasks):
-            error_msgs[i] = _MissingMasks.of((*message.names, name))
-            return
-    error_msgs.append(_MissingMasks.of((name,)))
+        message = _NO_MASKS.format(count=len(names), s="" if len(names) == 1 else "s", names=shown)
+        return f"{self!s}: {message}"

@@ -15,6 +15,7 @@ The second term of the upper step is the implicit gradient through theta*(m), wi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -182,5 +183,6 @@ class BiP(BasePruner):
         with torch.no_grad():
             for name, value in state["scores"].items():
                 self.scores[name].copy_(value)
-        self.upper.load_state_dict(state["upper"])
-        self.lower.load_state_dict(state["lower"])
+        # Optimizers take over the tensors that they are given: without copies the caller's state would move along.
+        self.upper.load_state_dict(copy.deepcopy(state["upper"]))
+        self.lower.load_state_dict(copy.deepcopy(state["lower"]))

@@ -63,7 +63,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "swin": (swin, 7, {"features.1.0.attn.qkv", "features.1.0.attn.proj"}),
     "torch attention": (Attention, 2, {"encoder.layers.0.linear1", "encoder.layers.1.linear2", "attention.out_proj"}),
     "timm resnext": (
-        timm_model("resnext50_32x4d", layers=(1, 1, 1, 1), cardinality=4, base_width=16, channels=(8, 8, 16, 16), stem_width=8),
+        timm_model("resnext50_32x4d", layers=(1, 1, 1, 1), cardinality=4, base_width=16, channels=(8, 8, 16, 16), zero_init_last=False),
         18,
         set(),
     ),
