@@ -63,7 +63,8 @@ def grid(methods: Iterable[str], sparsities: Iterable[float], seeds: int, recipe
     if not names or not levels or seeds < 1:
         expected = "at least one method, one sparsity and one seed"
         raise ValueError(f"compare: expected {expected}, got {names}, {levels}, seeds={seeds}")
-    return [RunConfig(m, s, seed, recipe) for m in names for s in levels for seed in range(seeds)]
+    runs = (RunConfig(m, s, seed, recipe) for m in names for s in levels for seed in range(seeds))
+    return list(dict.fromkeys(runs))  # a method or sparsity that is named twice runs once
 
 
 def total_steps(config: RunConfig, bench: Workbench) -> int:
@@ -134,7 +135,7 @@ def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = N
     start = clock(recipe.device)
     given = Start(model, cross_entropy, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
     pruner = method.build(given)
-    ode = min(recipe.ode_batch, bench.images) if method.ode_batches else None
+    ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches else None
     if config.method == "oneshot":
         spent.seconds += clock(recipe.device) - start
         before = accuracy(model, bench.data, "test")
@@ -189,7 +190,7 @@ def _row(
     return _head(config) | {
         "dense": dense,
         "result": result,
-        "cost": spent.row(bench.images),
+        "cost": spent.row(bench.epoch_images),
         "environment": environment(),
     }
 
@@ -218,11 +219,12 @@ def compare(
     A run that fails leaves a row with "error" and the comparison goes on; failed runs are tried again next time.
     """
     configs, folder, progress = list(configs), Path(out), progress or Silent()
-    known = {row["id"]: row for row in (read_rows(folder / ROWS) if (folder / ROWS).exists() else []) if "result" in row}
+    earlier = read_rows(folder / ROWS) if (folder / ROWS).exists() else []
+    known = {row["id"]: row for row in earlier if "result" in row}
     rows = []
     for config in configs:
         row, skipped = known.get(config.id), True
-        if row is None:
+        if row is None or not _same_recipe(row, config.recipe):
             bench = bench or Workbench(config.recipe, folder)
             row, skipped = _attempt(config, bench, progress), False
             append_row(folder / ROWS, row)
@@ -233,8 +235,13 @@ def compare(
     return rows
 
 
+def _same_recipe(row: Row, recipe: Recipe) -> bool:
+    """Was the row made under these settings? The id leaves out defaults, and these may have been others then."""
+    return all(row["config"].get(name, value) == value for name, value in as_json(recipe).items())
+
+
 def _attempt(config: RunConfig, bench: Workbench, progress: Progress) -> Row:
     try:
         return run_model(config, bench, progress)[1]
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: what torch raises for shapes and for lack of memory
         return _head(config) | {"error": str(error), "environment": environment()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, identity, non_default
 from sparsekit.io import load, replace_file
-from sparsekit.nn import dense_state_dict
+from sparsekit.nn import dense_state_dict, sparsify
 from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
 
 OnStep = Callable[[], None]
@@ -102,6 +102,8 @@ class Workbench:
             raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
         self.data = data.to(recipe.device)
         self._dense: dict[int, Dense] = {}
+        # An unknown network or glob is an error now, not after hours of dense training.
+        sparsify(self.network(seed=0), skip=recipe.skip)
 
     @property
     def images(self) -> int:
@@ -112,6 +114,11 @@ class Workbench:
     def steps_per_epoch(self) -> int:
         """Whole batches in one epoch."""
         return self.images // self.recipe.batch_size
+
+    @property
+    def epoch_images(self) -> int:
+        """Images that an epoch of whole batches trains on: the unit of dense-equivalent epochs."""
+        return self.steps_per_epoch * self.recipe.batch_size
 
     def network(self, seed: int) -> nn.Module:
         """Freshly initialised network on the recipe's device."""
@@ -173,7 +180,10 @@ class Workbench:
 
 
 def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(file, framework="pt", device=device) as content:
-        state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-        metadata: Mapping[str, str] = content.metadata()
-    return state, json.loads(metadata["row"])
+    try:
+        with safe_open(file, framework="pt", device=device) as content:
+            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
+            metadata: Mapping[str, str] = content.metadata() or {}
+        return state, json.loads(metadata["row"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"compare: out: expected a dense checkpoint in {file}, got another ({error}); remove it") from error

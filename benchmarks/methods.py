@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.projection import Projection
 from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, SpODE
 from sparsekit.pruners.base import BasePruner, Loss
 from sparsekit.schedules import Cubic, imp_ladder
@@ -43,8 +44,8 @@ class Method:
     """A method by its name.
 
     build: makes the pruner. finetune: is the pruner followed by fine-tuning for ``recipe.epochs``?
-    passes: passes over one epoch's images, in dense-equivalent epochs, of a run (fine-tuning included).
-    steps: pruner steps of a run (fine-tuning excluded).
+    passes: (recipe, sparsity, images of an epoch) -> cost of a run in dense-equivalent epochs, fine-tuning included.
+    steps: (recipe, sparsity, steps of an epoch) -> pruner steps of a run, fine-tuning excluded.
     """
 
     build: Callable[[Start], BasePruner]
@@ -117,6 +118,8 @@ def _bip(cubic: bool = False, released: bool = False, **options: Any) -> Callabl
             upper_lr=recipe.upper_lr,
             gamma=1e4 if released else recipe.gamma,
             schedule=ramp if cubic else None,
+            # Explicit, so that every method of a comparison counts alike.
+            projection=Projection(),
             options=BiPOptions(variant="released" if released else "paper", **options),
         )
 

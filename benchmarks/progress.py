@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -54,14 +55,14 @@ class TerminalProgress:
         self._bars.stop()
 
     def _begin(self, title: str, steps: int, epochs: int) -> OnStep:
-        per_epoch = max(1, steps // max(1, epochs))
+        per_epoch, stride = max(1, steps // max(1, epochs)), max(1, steps // 100)
         self._bars.reset(self._one, total=steps, description=title)
         done = 0
 
         def on_step() -> None:
             nonlocal done
             done += 1
-            if done % per_epoch == 0 or done == steps:
+            if done % stride == 0 or done == steps:
                 text = f"{title} > epoch {min(epochs, -(-done // per_epoch))}/{epochs}"
                 self._bars.update(self._one, completed=done, description=text)
 
@@ -81,7 +82,7 @@ class TerminalProgress:
         self._bars.advance(self._all, round(self._weights.get(config.id, 0)))
         label = f"{config.method:<12} {config.sparsity:.1%}  seed {config.seed}"
         if "error" in row:
-            self._console.print(f"[red]failed[/red]  {label}  {row['error']}", highlight=False)
+            self._console.print(f"[red]failed[/red]  {label}  {escape(row['error'])}", highlight=False)
         elif skipped:
             self._console.print(f"have    {label}  {row['result']['test_accuracy']:.2%}", highlight=False)
         else:

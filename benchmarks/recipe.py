@@ -5,10 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from sparsekit.pruners.base import checked_count, checked_sparsity
+from sparsekit.pruners.checks import checked_count, checked_sparsity
+
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
+    "momentum": ("a number in (0, 1)", lambda x: 0 < x < 1),
+    "weight_decay": ("a finite number >= 0", lambda x: 0 <= x < math.inf),
+    "imp_rate": ("a number in (0, 1)", lambda x: 0 < x < 1),
+    "upper_lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
+    "gamma": ("a number > 0 or inf", lambda x: x > 0),
+    "radius": ("a finite number >= 1", lambda x: 1 <= x < math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,15 @@ class Recipe:
         checked_count("Recipe", "budget_epochs", self.budget_epochs, 0)
         if self.limit is not None:
             checked_count("Recipe", "limit", self.limit)
-        for name in ("lr", "upper_lr", "gamma"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Recipe: {name}: expected a number > 0, got {getattr(self, name)!r}")
-        if not 0 < self.imp_rate < 1:
-            raise ValueError(f"Recipe: imp_rate: expected a number in (0, 1), got {self.imp_rate!r}")
+        for name, (expected, fits) in _NUMBERS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
+                raise ValueError(f"Recipe: {name}: expected {expected}, got {value!r}")
+            # 1 and 1.0 are one recipe, so they must have one identity.
+            object.__setattr__(self, name, float(value))
+        if isinstance(self.skip, str):
+            raise TypeError(f"Recipe: skip: expected a tuple of globs, got {self.skip!r}")
+        object.__setattr__(self, "skip", tuple(self.skip))
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"Recipe: device: expected cpu or cuda, got {self.device!r}")
 
@@ -75,7 +91,7 @@ class RunConfig:
     recipe: Recipe = Recipe()
 
     def __post_init__(self) -> None:
-        checked_sparsity("RunConfig", self.sparsity)
+        object.__setattr__(self, "sparsity", checked_sparsity("RunConfig", self.sparsity))
         checked_count("RunConfig", "seed", self.seed, 0)
 
     @property
@@ -95,11 +111,12 @@ def identity(values: dict[str, Any]) -> str:
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON values."""
-    return asdict(recipe) | {"skip": list(recipe.skip)}
+    """The recipe as JSON values, which know no inf."""
+    values = asdict(recipe) | {"skip": list(recipe.skip)}
+    return {name: str(value) if value == math.inf else value for name, value in values.items()}
 
 
 def recipe_for(data: str, **changes: Any) -> Recipe:
     """Defaults for a data set (digits: a demo of minutes on a CPU; images: the compressed CIFAR schedule), then changes."""
-    base = Recipe() if data == "digits" else Recipe(data=data, network="resnet20", epochs=20, batch_size=128, lr=0.1, ode_batch=512)
-    return replace(base, **{name: value for name, value in changes.items() if value is not None})
+    images = Recipe(data=data, network="resnet20", epochs=20, batch_size=128, lr=0.1, ode_batch=512)
+    return replace(Recipe() if data == "digits" else images, **{name: value for name, value in changes.items() if value is not None})

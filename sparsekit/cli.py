@@ -38,8 +38,9 @@ def _reported() -> Iterator[None]:
     """Bad input ends with one line on stderr and exit code 2, an interrupt with 130; rows written so far stay."""
     try:
         yield
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    except (ValueError, TypeError, OSError) as error:
+        text = "; ".join(line.strip() for line in str(error).splitlines())
+        ERR.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         ERR.print("interrupted: finished runs are kept, the same command goes on from there")
@@ -147,22 +148,20 @@ def _run(configs: list[Any], bench: Any, out: Path) -> list[dict[str, Any]]:
     from sparsekit.benchmarks.compare import compare as run_all
     from sparsekit.benchmarks.progress import TerminalProgress
 
-    with TerminalProgress(ERR, configs, bench.images) as progress:
+    with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
         return run_all(configs, out, progress, bench)
 
 
 def _show(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.report import render_table, write_report
 
-    report = out / "report.html"
-    if any("result" in row for row in rows):
-        write_report(rows, report)
+    report = write_report(rows, out / "report.html") if any("result" in row for row in rows) else None
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     for table in render_table(rows):
         OUT.print(table)
-    OUT.print(f"rows:   {out / 'rows.jsonl'}\nreport: {report}", highlight=False)
+    OUT.print(f"rows:   {out / 'rows.jsonl'}\nreport: {report or 'none, as no run has finished'}", highlight=False)
 
 
 def _show_forecast(configs: list[Any], bench: Any, as_json: bool) -> None:
@@ -221,7 +220,7 @@ def prune(
         bench = job.Workbench(recipe, out, root)
         if weights is not None:
             bench.adopt(seed, weights)
-        with TerminalProgress(ERR, configs, bench.images) as progress:
+        with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
             model, row = job.run_model(config, bench, progress)
         save(model, out)
         if as_json:

@@ -25,6 +25,7 @@ from torch.nn.parameter import is_lazy
 from sparsekit import ops
 from sparsekit.mask import Mask
 from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
+from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
 
 FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
@@ -45,20 +46,13 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module.
     """
     _check_module("save", model)
-    layers = masked_layers(model)
-    if not layers:
+    if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
     tensors, ties = _unshared(model.state_dict())
-    masks = {name: layer.mask for name, layer in layers.items()}
-    described = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
-    numel = sum(layer.weight.numel() for layer in layers.values())
-    description = {
-        "format": "sparsekit",
-        "version": VERSION,
-        "sparsity": 1 - sum(d["kept"] for d in described.values()) / numel if numel else 0.0,
-        "layers": described,
-        "ties": ties,
-    }
+    masks = current_masks(model)
+    layers = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
+    description = {"format": "sparsekit", "version": VERSION, "sparsity": masks.sparsity}
+    description |= {"layers": layers, "ties": ties}
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(description, indent=2)
@@ -207,13 +201,11 @@ def _attach(model: nn.Module, stored: Collection[str], present: bool) -> None:
             refused = sparsify(model, only=[glob.escape(name) for name in missing]).skipped
         except ValueError:
             refused = dict.fromkeys(missing, "none of its layers can be masked")
-        for name in missing if refused.keys() & set(missing) else ():
-            if name not in refused:
+        if wrong := [name for name in missing if name in refused]:
+            for name in set(missing) - set(wrong):
                 finalize(modules[name])
-        for name in missing:
-            if name in refused:
-                got = f"{name!r}: {refused[name]}"
-                raise ValueError(f"load: path: expected masks of layers that can be masked, got {got}")
+            got = f"{wrong[0]!r}: {refused[wrong[0]]}"
+            raise ValueError(f"load: path: expected masks of layers that can be masked, got {got}")
     elif not (stored or present):
         sparsify(model)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsekit import ops
-from sparsekit.allocation import Allocation, Budget, Global, as_allocation
+from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
 from sparsekit.mask import Mask, Masks
 from sparsekit.patterns import NM, Pattern, Unstructured, as_pattern
 
@@ -43,6 +43,9 @@ class Projection:
         object.__setattr__(self, "pattern", as_pattern(self.pattern))
         object.__setattr__(self, "allocation", as_allocation(self.allocation))
         ops.masks.choose("Projection", "nan", self.nan, ops.masks.NAN_POLICIES)
+        if isinstance(self.pattern, NM) and self.allocation not in (Global(), Uniform()):
+            expected = f"global or uniform, as {self.pattern.describe()} fixes the budget of every layer"
+            raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
 
     def budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
         """Units to keep: an int over all layers, or an int for each."""
@@ -98,10 +101,12 @@ class Projection:
         self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: str, floor: int
     ) -> Projected:
         """Global selection with at least ``floor`` units in each layer: their best ones first, then the best of the rest."""
-        floors = [min(floor, v.numel()) for v in values]
+        values, invalid = self._ranked(values, key)
+        # Units that are NaN cannot fill a floor; without counting them (for "keep" none is left) the total would fall short.
+        able = [int((~torch.isnan(v)).sum()) if self.nan == "drop" else v.numel() for v in values]
+        floors = [min(floor, n) for n in able]
         if sum(floors) > kept:
             raise ValueError(f"Projection: min_keep: expected at most {kept} units in all, got {sum(floors)}")
-        values, invalid = self._ranked(values, key)
         secured = ops.topk_mask(values, floors, key="value", scope="tensor", nan="drop", out="bool").masks
         # NaN with the policy "drop" is never chosen, so the secured ones do not compete a second time.
         rest = [v.masked_fill(s, torch.nan) for v, s in zip(values, secured, strict=True)]
@@ -113,7 +118,8 @@ class Projection:
         """N:M fixes its own budget; any other sparsity is a contradiction."""
         pattern = self.pattern
         assert isinstance(pattern, NM)
-        if abs(sparsity - (1 - pattern.n / pattern.m)) > 1e-9:
+        kept_count(0, sparsity)  # is it a number in [0, 1)?
+        if abs(float(sparsity) - (1 - pattern.n / pattern.m)) > 1e-9:
             expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
         ranked, invalid = self._ranked(list(scores.values()), key)
@@ -125,5 +131,7 @@ class Projection:
         ranked = [v.abs() if key == "magnitude" else v for v in values]
         missing = torch.stack([torch.isnan(v).any() for v in ranked]).any()
         if self.nan == "keep":
-            ranked = [torch.where(torch.isnan(v), torch.full_like(v, torch.inf), v) for v in ranked]
+            # NaN becomes inf, and inf the largest number below, which in float64 no narrower score can be.
+            most = torch.finfo(torch.float64).max
+            ranked = [torch.where(torch.isnan(v), torch.inf, v.double().clamp(max=most)) for v in ranked]
         return ranked, missing if self.nan == "error" else torch.zeros_like(missing)

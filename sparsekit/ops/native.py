@@ -134,12 +134,5 @@ def native_info() -> dict[str, Any]:
 
 def capabilities() -> dict[str, dict[str, str]]:
     """Op -> {device: what serves it}: "native" (sparsekit._C), "torch", or "native mask + torch" for the masked layers."""
-    native = _C is not None
-    table = {}
-    for name in OP_NAMES:
-        if name.startswith("masked_"):
-            cpu = "native mask + torch" if native else "torch"
-        else:
-            cpu = "native" if native else "torch"
-        table[name] = {"cpu": cpu, "cuda": "torch"}
-    return table
+    whole, part = ("torch", "torch") if _C is None else ("native", "native mask + torch")
+    return {name: {"cpu": part if name.startswith("masked_") else whole, "cuda": "torch"} for name in OP_NAMES}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from sparsekit.mask import Masks
 from sparsekit.nn import masked_layers, masks
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.projection import Projection
+from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
 
 
@@ -228,32 +228,3 @@ class BasePruner:
                 raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {state.get(key)!r}")
         self._step = int(state["step"])
         self.cost.load_state_dict(state["cost"])
-
-
-def checked_sparsity(function: str, sparsity: Any) -> float:
-    """``sparsity`` if it is a number in [0, 1), else an error that names ``function``."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
-        raise TypeError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
-    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
-        raise ValueError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
-    return float(sparsity)
-
-
-def checked_count(function: str, argument: str, value: Any, least: int = 1) -> int:
-    """``value`` if it is an int of at least ``least``, else an error that names function and argument."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
-    return value
-
-
-def cycle(function: str, loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of ``loader`` for ever. Raises ValueError when a whole pass over it gives none."""
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError(f"{function}: loader: expected batches at each pass, got none (is it a used-up iterator?)")

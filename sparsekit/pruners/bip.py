@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit import criteria
+from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.nn import dense_gradient
 from sparsekit.ops import mask_weight, unpack_mask
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import BasePruner, checked_count
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
+from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
 
@@ -44,7 +46,7 @@ class BiP(BasePruner):
         lower: optimizer over the model's parameters (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
         upper_lr: beta, learning rate of the scores.
         gamma: strength of the lower regulariser, > 0; ``math.inf`` drops the implicit gradient (the Hydra gradient).
-        projection: pattern and allocation; global and unstructured by default.
+        projection: pattern and allocation; global and unstructured by default (variant "released" floors the count).
         schedule: iteration -> sparsity during the run; constant by default. The last iteration always ends at ``sparsity``.
         lower_curve, upper_curve: learning-rate curves over the run ("constant", "cosine", "linear", "step" or callable).
         options: what the paper leaves open or does otherwise, see BiPOptions.
@@ -72,6 +74,8 @@ class BiP(BasePruner):
         upper_curve: str | Curve = "step",
         options: BiPOptions | None = None,
     ) -> None:
+        if projection is None and options is not None and options.variant == "released":
+            projection = Projection(allocation=Global(rounding="floor"))
         super().__init__(model, loss, sparsity, projection)
         self.steps = checked_count("BiP", "steps", steps)
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sparsekit.nn import frozen_batchnorm
-from sparsekit.pruners.base import checked_count
+from sparsekit.pruners.checks import checked_count
 
 
 @dataclass(frozen=True)

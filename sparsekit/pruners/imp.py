@@ -25,7 +25,7 @@ from torch import nn
 from sparsekit.gradients import Loss
 from sparsekit.patterns import NM
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import checked_count, checked_sparsity
+from sparsekit.pruners.checks import checked_count, checked_sparsity
 from sparsekit.pruners.learning_rate import CURVES, Curve, as_curve
 from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
 from sparsekit.schedules import imp_ladder

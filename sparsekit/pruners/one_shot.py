@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import checked_count
+from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
 

@@ -33,8 +33,9 @@ from sparsekit.gradients import Loss, dense_gradients, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.projection import Projection
 from sparsekit.pruners import flow
-from sparsekit.pruners.base import BasePruner, checked_count
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import batchnorm_policy
+from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.polarisers import polarise
 from sparsekit.pruners.spode_options import SpODEOptions, checked_arguments

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsekit.patterns import Channel, Filter, Pattern, Unstructured
 from sparsekit.pruners import flow
-from sparsekit.pruners.base import checked_sparsity
+from sparsekit.pruners.checks import checked_sparsity
 from sparsekit.pruners.polarisers import POLARISERS
 
 

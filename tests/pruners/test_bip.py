@@ -215,13 +215,10 @@ def test_released_variant_squares_the_score_gradient_and_decays_twice():
 
 
 def test_released_counts_floor_the_removed():
-    from sparsekit.allocation import Global
-
     model = small_net()
-    projection = Projection(allocation=Global(rounding="floor"))
-    pruner = BiP(model, loss, 0.999, steps=1, lower=sgd(model), projection=projection)
+    pruner = BiP(model, loss, 0.9, steps=1, lower=sgd(model), options=BiPOptions(variant="released"))
     n = pruner.masks.numel
-    assert pruner.masks.count() == n - math.floor(0.999 * n)
+    assert pruner.masks.count() == n - math.floor(0.9 * n) != kept_count(n, 0.9)
 
 
 @pytest.mark.parametrize("policy", ["frozen", "train", "eval"])
