@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training steps: dense against masked, and one BiP iteration against plain masked steps (ResNet-20, 32x32, batch 128).
 
-    python -m sparsekit.benchmarks.bench_step --out rows.jsonl
+python -m sparsekit.benchmarks.bench_step --out rows.jsonl
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def run(repeats: int) -> Iterator[dict[str, Any]]:
     bilevel = _network()
     sparsify(bilevel)
     iteration = _bip(bilevel, itertools.repeat(batch))
-    timings = compare_times({"masked step": _step(masked, batch), "BiP iteration": iteration}, repeats=repeats, check=None)
+    timings = compare_times(
+        {"masked step": _step(masked, batch), "BiP iteration": iteration}, repeats=repeats, check=None
+    )
     yield from bench_rows("bip iteration", "resnet20 b128 0.9", timings)
 
 

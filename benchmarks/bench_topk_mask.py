@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``topk_mask`` on the scores of whole networks, against what PyTorch offers. Every provider must agree with the oracle.
 
-    python -m sparsekit.benchmarks.bench_topk_mask --out rows.jsonl
+python -m sparsekit.benchmarks.bench_topk_mask --out rows.jsonl
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def run(repeats: int) -> Iterator[dict[str, Any]]:
                 if name.endswith("packed"):
                     masks = [ops.unpack_mask(w, t.shape) for w, t in zip(result, truth, strict=True)]
                 if not all(torch.equal(m, t) for m, t in zip(masks, truth, strict=True)):
-                    raise ValueError(f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others")
+                    raise ValueError(
+                        f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others"
+                    )
 
             timings = compare_times(providers(scores, kept), repeats=repeats, check=check)
             yield from bench_rows("topk_mask", f"{network} {sparsity:g}", timings, n=n, tensors=len(scores))

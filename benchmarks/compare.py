@@ -219,6 +219,7 @@ def compare(
     A run that fails leaves a row with "error" and the comparison goes on; failed runs are tried again next time.
     """
     configs, folder, progress = list(configs), Path(out), progress or Silent()
+    folder.mkdir(parents=True, exist_ok=True)
     earlier = read_rows(folder / ROWS) if (folder / ROWS).exists() else []
     known = {row["id"]: row for row in earlier if "result" in row}
     rows = []

@@ -128,7 +128,9 @@ class Workbench:
 
     def batches(self, seed: int, phase: int, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless training batches; the order depends on seed and phase alone, so it is the same for all methods."""
-        return iter(self.data.batches("train", batch_size=batch_size or self.recipe.batch_size, seed=1000 * seed + phase))
+        return iter(
+            self.data.batches("train", batch_size=batch_size or self.recipe.batch_size, seed=1000 * seed + phase)
+        )
 
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
@@ -186,4 +188,6 @@ def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata: Mapping[str, str] = content.metadata() or {}
         return state, json.loads(metadata["row"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"compare: out: expected a dense checkpoint in {file}, got another ({error}); remove it") from error
+        raise ValueError(
+            f"compare: out: expected a dense checkpoint in {file}, got another ({error}); remove it"
+        ) from error

@@ -84,7 +84,7 @@ def find_jobs(root: Path) -> list[Job]:
 
 def run(command: Sequence[str], seconds: float) -> int | None:
     """Exit status of the command, or None if it was stopped, with everything it started, after `seconds`."""
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=os.setpgrp) as process:
         try:
             return process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -167,7 +167,9 @@ METHODS: dict[str, Method] = {
         _phase_steps,
         summary="BiP in one pass with tied scores and a cubic ramp",
     ),
-    "bip-released": Method(_bip(released=True), _phase_epochs(2), _phase_steps, summary="BiP as the released code does"),
+    "bip-released": Method(
+        _bip(released=True), _phase_epochs(2), _phase_steps, summary="BiP as the released code does"
+    ),
     "bip-finetune": Method(
         _bip(), _phase_epochs(3), _phase_steps, finetune=True, summary="BiP as in the paper, then fine-tuning"
     ),

@@ -97,7 +97,9 @@ class RunConfig:
     @property
     def id(self) -> str:
         """12 hex digits; a setting left at its default does not enter, so a new setting renames no old run."""
-        return identity({"method": self.method, "sparsity": self.sparsity, "seed": self.seed} | non_default(self.recipe))
+        return identity(
+            {"method": self.method, "sparsity": self.sparsity, "seed": self.seed} | non_default(self.recipe)
+        )
 
 
 def non_default(recipe: Recipe) -> dict[str, Any]:
@@ -119,4 +121,7 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
 def recipe_for(data: str, **changes: Any) -> Recipe:
     """Defaults for a data set (digits: a demo of minutes on a CPU; images: the compressed CIFAR schedule), then changes."""
     images = Recipe(data=data, network="resnet20", epochs=20, batch_size=128, lr=0.1, ode_batch=512)
-    return replace(Recipe() if data == "digits" else images, **{name: value for name, value in changes.items() if value is not None})
+    return replace(
+        Recipe() if data == "digits" else images,
+        **{name: value for name, value in changes.items() if value is not None},
+    )

@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pruning for PyTorch: compare methods, prune a network, see what is installed."
+)
 # Tables and results go to stdout; progress and errors to stderr, so that --json stays parseable.
 OUT, ERR = Console(), Console(stderr=True)
 
@@ -22,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a folder of images (ImageFolder layout).")]
 NetworkName = Annotated[
     str | None,
-    typer.Option(help="mlp, convnet, resnet20, resnet56, resnet18, vgg16, timm:NAME, torchvision:NAME, module:function."),
+    typer.Option(
+        help="mlp, convnet, resnet20, resnet56, resnet18, vgg16, timm:NAME, torchvision:NAME, module:function."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="At most this many images of each split.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of one retraining phase.")]
@@ -52,6 +56,19 @@ def _list(argument: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
         return [kind(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError:
         raise ValueError(f"{argument}: expected comma-separated {kind.__name__} values, got {text!r}") from None
+
+
+def _recipe(options: dict[str, Any]) -> Any:
+    """The recipe that a command's options describe: what is not given stays as the data set has it. Sets the threads."""
+    from dataclasses import fields
+
+    from sparsekit.benchmarks.recipe import Recipe, recipe_for
+
+    changes = {field.name: options[field.name] for field in fields(Recipe) if field.name in options}
+    changes["skip"] = tuple(_list("--skip", options.get("skip", ""), str)) or None
+    recipe = recipe_for(changes.pop("data"), **changes)
+    _set_threads(options["threads"], recipe.data)
+    return recipe
 
 
 def _set_threads(threads: int | None, data: str) -> None:
@@ -95,6 +112,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def compare(
+    context: typer.Context,
     methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "imp,omp,bip,spode",
     sparsity: Annotated[str, typer.Option(help="Comma-separated fractions removed.")] = "0.893,0.945,0.972",
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1, each with its own dense network.")] = 3,
@@ -107,7 +125,7 @@ def compare(
     lr: Annotated[float | None, typer.Option(help="Learning rate of the weights.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the weights.")] = None,
     upper_lr: Annotated[float | None, typer.Option(help="BiP: learning rate of the scores.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf drops the implicit gradient.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf for none.")] = None,
     ode_steps: Annotated[int | None, typer.Option(help="SpODE: Euler steps.")] = None,
     ode_batch: Annotated[int | None, typer.Option(help="SpODE: images per step.")] = None,
     radius: Annotated[float | None, typer.Option(help="SpODE: radius r >= 1.")] = None,
@@ -116,7 +134,7 @@ def compare(
     skip: Annotated[str, typer.Option(help="Comma-separated globs of layers never pruned.")] = "",
     device: Device = None,
     threads: Threads = None,
-    out: Annotated[Path, typer.Option(help="Folder for rows.jsonl, report.html and dense networks.")] = Path("runs/compare"),
+    out: Annotated[Path, typer.Option(help="Folder for rows, report and dense networks.")] = Path("runs/compare"),
     root: Root = Path(".data"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict cost and time.")] = False,
     as_json: Json = False,
@@ -124,32 +142,25 @@ def compare(
     """Compare pruning methods at equal sparsity from the same dense networks, and report cost and speed-up over IMP."""
     with _reported():
         from sparsekit.benchmarks import compare as job
-        from sparsekit.benchmarks.recipe import recipe_for
 
-        changes = {"network": network, "limit": limit, "dense_epochs": dense_epochs, "epochs": epochs}
-        changes |= {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "device": device}
-        changes |= {"upper_lr": upper_lr, "gamma": gamma, "ode_steps": ode_steps, "ode_batch": ode_batch}
-        changes |= {"radius": radius, "imp_rate": imp_rate, "budget_epochs": budget_epochs}
-        recipe = recipe_for(data, **changes, skip=tuple(_list("--skip", skip, str)) or None)
-        _set_threads(threads, data)
-        levels = _list("--sparsity", sparsity, float)
-        configs = job.grid(_list("--methods", methods, str), levels, seeds, recipe)
+        recipe = _recipe(context.params)
+        configs = job.grid(_list("--methods", methods, str), _list("--sparsity", sparsity, float), seeds, recipe)
         bench = job.Workbench(recipe, out, root)
         if dry_run:
             _show_forecast(configs, bench, as_json)
-            return
-        rows = _run(configs, bench, out)
-        _show(rows, out, as_json)
-    if any("error" in row for row in rows):
-        raise typer.Exit(1)
+        else:
+            _run(configs, bench, out, as_json)
 
 
-def _run(configs: list[Any], bench: Any, out: Path) -> list[dict[str, Any]]:
+def _run(configs: list[Any], bench: Any, out: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.compare import compare as run_all
     from sparsekit.benchmarks.progress import TerminalProgress
 
     with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
-        return run_all(configs, out, progress, bench)
+        rows = run_all(configs, out, progress, bench)
+    _show(rows, out, as_json)
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)
 
 
 def _show(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
@@ -188,11 +199,14 @@ def _show_forecast(configs: list[Any], bench: Any, as_json: bool) -> None:
 
 @app.command()
 def prune(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the pruned model (model.safetensors, sparsity.json).")],
     method: Annotated[str, typer.Option(help="One method; see compare.")] = "bip",
     sparsity: Annotated[float, typer.Option(help="Fraction removed, in [0, 1).")] = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of the network and of the data order.")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="Dense safetensors to start from; trained here if absent.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Dense safetensors to start from; trained here if absent.")
+    ] = None,
     data: Data = "digits",
     network: NetworkName = None,
     limit: Limit = None,
@@ -208,19 +222,14 @@ def prune(
     with _reported():
         from sparsekit.benchmarks import compare as job
         from sparsekit.benchmarks.progress import TerminalProgress
-        from sparsekit.benchmarks.recipe import recipe_for
         from sparsekit.io import save
         from sparsekit.nn import summary
 
-        changes = {"network": network, "limit": limit, "dense_epochs": dense_epochs, "epochs": epochs}
-        recipe = recipe_for(data, **changes, batch_size=batch_size, device=device)
-        _set_threads(threads, data)
-        configs = job.grid([method], [sparsity], 1, recipe)
-        config = job.RunConfig(method, sparsity, seed, recipe)
-        bench = job.Workbench(recipe, out, root)
-        if weights is not None:
-            bench.adopt(seed, weights)
-        with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
+        config = job.RunConfig(method, sparsity, seed, _recipe(context.params))
+        bench = job.Workbench(config.recipe, out, root)
+        with TerminalProgress(ERR, [config], bench.epoch_images) as progress:
+            if weights is not None:
+                bench.adopt(seed, weights)
             model, row = job.run_model(config, bench, progress)
         save(model, out)
         if as_json:

@@ -27,6 +27,7 @@ from sparsekit.mask import Mask
 from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
 from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
+from sparsekit.ops.masks import choose
 
 FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
 MASK_SOURCES = ("stored", "dense", "infer")
@@ -164,7 +165,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
             where ``masks="stored"``. The model is unchanged then. TypeError: no Module.
     """
     _check_module("load", model)
-    ops.masks.choose("load", "masks", masks, MASK_SOURCES)
+    choose("load", "masks", masks, MASK_SOURCES)
     tensors = _read(path)
     stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
     present = masked_layers(model)

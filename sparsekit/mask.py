@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsekit import ops
+from sparsekit.ops.masks import check_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        ops.masks.check_words("Mask", self.words, self.shape, "a mask of shape")
+        check_words("Mask", self.words, self.shape, "a mask of shape")
 
     @classmethod
     def full(cls, shape: Sequence[int], device: torch.device | str | None = None) -> Mask:

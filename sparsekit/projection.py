@@ -14,7 +14,8 @@ from torch import Tensor
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
 from sparsekit.mask import Mask, Masks
-from sparsekit.patterns import NM, Pattern, Unstructured, as_pattern
+from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
+from sparsekit.patterns import NM, Key, Pattern, Unstructured, as_pattern
 
 
 class Projected(NamedTuple):
@@ -42,7 +43,7 @@ class Projection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", as_pattern(self.pattern))
         object.__setattr__(self, "allocation", as_allocation(self.allocation))
-        ops.masks.choose("Projection", "nan", self.nan, ops.masks.NAN_POLICIES)
+        choose("Projection", "nan", self.nan, NAN_POLICIES)
         if isinstance(self.pattern, NM) and self.allocation not in (Global(), Uniform()):
             expected = f"global or uniform, as {self.pattern.describe()} fixes the budget of every layer"
             raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
@@ -53,7 +54,7 @@ class Projection:
         return self.allocation(shapes, units, sparsity)
 
     @torch.no_grad()
-    def __call__(self, scores: Mapping[str, Tensor], sparsity: float, key: str = "magnitude") -> Projected:
+    def __call__(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> Projected:
         """Masks that keep the best-scored units.
 
         Args:
@@ -66,7 +67,7 @@ class Projection:
         """
         if not scores:
             raise ValueError("Projection: scores: expected at least one layer, got none")
-        ops.masks.choose("Projection", "key", key, ops.masks.KEYS)
+        choose("Projection", "key", key, KEYS)
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         if isinstance(self.pattern, NM):
             return self._fixed(scores, sparsity, key)
@@ -98,7 +99,7 @@ class Projection:
         return Projected(Masks(expanded), invalid)
 
     def _with_floor(
-        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: str, floor: int
+        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: Key, floor: int
     ) -> Projected:
         """Global selection with at least ``floor`` units in each layer: their best ones first, then the best of the rest."""
         values, invalid = self._ranked(values, key)
@@ -114,7 +115,7 @@ class Projection:
         words = [ops.pack_mask(s | o) for s, o in zip(secured, others, strict=True)]
         return self._projected(shapes, values, words, invalid)
 
-    def _fixed(self, scores: Mapping[str, Tensor], sparsity: float, key: str) -> Projected:
+    def _fixed(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> Projected:
         """N:M fixes its own budget; any other sparsity is a contradiction."""
         pattern = self.pattern
         assert isinstance(pattern, NM)
@@ -126,7 +127,7 @@ class Projection:
         chosen = [pattern.select(s) for s in ranked]
         return Projected(Masks({name: Mask.from_dense(c) for name, c in zip(scores, chosen, strict=True)}), invalid)
 
-    def _ranked(self, values: list[Tensor], key: str) -> tuple[list[Tensor], Tensor]:
+    def _ranked(self, values: list[Tensor], key: Key) -> tuple[list[Tensor], Tensor]:
         """Values to be ranked as they are, in which NaN means never, and whether NaN makes the masks invalid."""
         ranked = [v.abs() if key == "magnitude" else v for v in values]
         missing = torch.stack([torch.isnan(v).any() for v in ranked]).any()

@@ -150,5 +150,5 @@ def finalize(model: nn.Module) -> nn.Module:
         layer._non_persistent_buffers_set.discard(WORDS)
         for attribute in ("dense_grad", "_effective"):
             layer.__dict__.pop(attribute, None)
-        layer.__class__ = PLAIN_CLASS[type(layer)]
+        layer.__class__ = PLAIN_CLASS[type(layer)]  # pyright: ignore[reportAttributeAccessIssue]
     return model

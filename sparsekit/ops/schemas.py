@@ -158,7 +158,7 @@ def _linear_backward_flops(dy_shape, x_shape, weight_shape, words_shape, needs, 
 
 
 def _conv_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-    return conv_flop_count(x_shape, weight_shape, out_shape)
+    return conv_flop_count(x_shape, weight_shape, out_shape)  # pyright: ignore[reportArgumentType]
 
 
 def _conv_backward_flops(dy_shape, x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:

@@ -15,6 +15,7 @@ from sparsekit.gradients import Loss
 from sparsekit.mask import Masks
 from sparsekit.nn import masked_layers, masks
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
@@ -174,7 +175,7 @@ class BasePruner:
         # The first step that failed is the one to name: later flags are folded into it.
         self._problems[earlier or message] = flag | self._problems.get(earlier or message, torch.zeros_like(flag))
 
-    def _project(self, scores: Mapping[str, Tensor], sparsity: float, key: str = "magnitude") -> dict[str, Tensor]:
+    def _project(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> dict[str, Tensor]:
         """Set the masks to the projection of ``scores``; returns how many entries changed and came back.
 
         Masks stay as they were if the scores contain NaN.

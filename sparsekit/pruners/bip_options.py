@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sparsekit.nn import frozen_batchnorm
+from sparsekit.patterns import Key
 from sparsekit.pruners.checks import checked_count
 
 
@@ -32,7 +33,7 @@ class BiPOptions:
         the second one on the same batch at the same weights and is not repeated here. Use gamma=1e4 for its lr2=1e-4.
     """
 
-    key: str = "magnitude"
+    key: Key = "magnitude"
     lower_steps: int = 1
     passes: int = 2
     scores: str = "separate"

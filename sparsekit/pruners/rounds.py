@@ -27,7 +27,7 @@ from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.ops import unpack_mask
-from sparsekit.patterns import Unstructured
+from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner, Metrics
 from sparsekit.pruners.learning_rate import Curve, LearningRate
@@ -162,7 +162,7 @@ class RoundPruner(BasePruner):
         masks = {name: present[name] for name in _mask_keys(self.model)}
         self.model.load_state_dict({**state, **masks})
 
-    def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], str]:
+    def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], Key]:
         """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
         single = isinstance(self.projection.pattern, Unstructured)
         scores = {}

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projection: exact counts for every pattern and allocation, equality with a brute-force oracle, NaN, contradictions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
+from sparsekit.mask import Masks
+from sparsekit.patterns import NM, Block, Channel, Filter, Pattern, Unstructured
+from sparsekit.projection import Projection
+
+SHAPES = {"conv": (4, 3, 2, 2), "fc": (5, 8), "row": (1, 6), "one": (3, 1, 1)}
+SHAPED = [Filter(), Channel(1.0), Block(2, 3), Block(3, 4, math.inf)]
+PATTERNS = [Unstructured(), *SHAPED]
+ALLOCATIONS = [
+    Global(),
+    Global(min_keep=1),
+    Global(rounding="floor"),
+    Uniform(),
+    Uniform(min_keep=1),
+    ERK(),
+    ERK(power=0.5, min_keep=1),
+    PerLayer({"conv": 0.25, "f*": 0.5}),
+    PerLayer({"row": 0}, default=0.4),
+]
+SPARSITIES = (0, 0.1, 0.25, 0.5, 0.501, 0.6)
+
+
+def draw(seed: int, levels: int = 0, shapes: Mapping[str, Sequence[int]] = SHAPES) -> dict[str, Tensor]:
+    """Scores by layer: normal, or with so few values that most of them tie."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {}
+    for name, shape in shapes.items():
+        values = torch.randn(tuple(shape), generator=generator)
+        scores[name] = torch.round(values * levels) / levels if levels else values
+    return scores
+
+
+def units_by_hand(pattern: Pattern, shape: Sequence[int]) -> list[list[int]]:
+    """Flat indices of the weights of each unit, units in C order: the definition, entry by entry."""
+    rows = shape[0]
+    places = list(itertools.product(*map(range, shape)))
+    if isinstance(pattern, Filter):
+        owner = {place: place[0] for place in places}
+    elif isinstance(pattern, Channel):
+        owner = {place: place[1] for place in places}
+    elif isinstance(pattern, Block):
+        wide = -(-(math.prod(shape) // rows) // pattern.w)
+        cols = math.prod(shape[1:])
+        owner = {place: (place[0] // pattern.h) * wide + (i % cols) // pattern.w for i, place in enumerate(places)}
+    else:
+        owner = {place: i for i, place in enumerate(places)}
+    groups: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        groups.setdefault(owner[place], []).append(i)
+    return [groups[unit] for unit in sorted(groups)]
+
+
+def rank_by_hand(pattern: Pattern, values: np.ndarray, unit: list[int], key: str) -> float:
+    own = values[unit]
+    if np.isinf(own).any() and (np.isnan(own).any() or (key == "value" and np.ptp(np.sign(own[np.isinf(own)])))):
+        return math.nan  # without numpy's warning about inf - inf
+    if len(unit) == 1 and isinstance(pattern, Unstructured):
+        return float(abs(own[0]) if key == "magnitude" else own[0])
+    if key == "value":
+        return float(np.float32(own.sum()))
+    return float(np.float32(np.linalg.norm(own, getattr(pattern, "p", 1.0))))
+
+
+def best(ranks: Sequence[tuple[float, int]], kept: int, nan: str) -> set[int]:
+    """Places of the ``kept`` best of (rank, place): NaN first or never, then by value, ties to the lowest place."""
+    able = [(rank, place) for rank, place in ranks if nan == "keep" or not math.isnan(rank)]
+    order = sorted(able, key=lambda x: (0 if math.isnan(x[0]) else 1, 0.0 if math.isnan(x[0]) else -x[0], x[1]))
+    return {place for _, place in order[:kept]}
+
+
+def project_by_hand(
+    scores: Mapping[str, Tensor], pattern: Pattern, budget: int | Mapping[str, int], floor: int, key: str, nan: str
+) -> dict[str, Tensor]:
+    """Masks by sorting Python tuples; a floor first secures the best units of each layer."""
+    layout, ranks, start = {}, [], 0
+    for name, s in scores.items():
+        values = s.double().numpy().reshape(-1)
+        units = units_by_hand(pattern, s.shape)
+        layout[name] = (start, units)
+        ranks += [(rank_by_hand(pattern, values, unit, key), start + i) for i, unit in enumerate(units)]
+        start += len(units)
+    parts = {name: ranks[begin : begin + len(units)] for name, (begin, units) in layout.items()}
+    if isinstance(budget, int):
+        chosen = set().union(*(best(part, floor, nan) for part in parts.values()))
+        chosen |= best([r for r in ranks if r[1] not in chosen], budget - len(chosen), nan)
+    else:
+        chosen = set().union(*(best(parts[name], budget[name], nan) for name in scores))
+    masks = {}
+    for name, (begin, units) in layout.items():
+        flat = torch.zeros(scores[name].numel(), dtype=torch.bool)
+        for i, unit in enumerate(units):
+            flat[unit] = begin + i in chosen
+        masks[name] = flat.view(scores[name].shape)
+    return masks
+
+
+def dense(masks: Masks) -> dict[str, Tensor]:
+    return {name: mask.dense() for name, mask in masks.items()}
+
+
+def same(masks: Masks, expected: Mapping[str, Tensor]) -> bool:
+    return list(masks) == list(expected) and all(torch.equal(masks[n].dense(), m) for n, m in expected.items())
+
+
+def units_kept(pattern: Pattern, masks: Masks) -> dict[str, int]:
+    """Units kept by layer, after a check that no unit is torn."""
+    kept = {}
+    for name, mask in dense(masks).items():
+        flat = mask.reshape(-1)
+        units = [flat[unit] for unit in units_by_hand(pattern, mask.shape)]
+        assert all(bool(unit.all()) or not bool(unit.any()) for unit in units)
+        kept[name] = sum(bool(unit.all()) for unit in units)
+    return kept
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=repr)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.describe())
+@settings(max_examples=12)
+@given(seed=st.integers(0, 10**6), sparsity=st.sampled_from(SPARSITIES), levels=st.sampled_from((0, 1, 2)))
+def test_counts_are_exact_and_masks_are_the_oracles(pattern, allocation, seed, sparsity, levels) -> None:
+    key = "magnitude" if seed % 2 else "value"
+    scores = draw(seed, levels)
+    before = {name: s.clone() for name, s in scores.items()}
+    projection = Projection(pattern, allocation)
+    units = {name: len(units_by_hand(pattern, shape)) for name, shape in SHAPES.items()}
+    try:
+        budget = allocation(SHAPES, units, sparsity)
+    except ValueError as error:  # more floors than budget; then the projection must say so too
+        with pytest.raises(ValueError, match="min_keep: expected at most") as caught:
+            projection(scores, sparsity, key)
+        assert str(caught.value) == str(error)
+        return
+    assert projection.budget(SHAPES, sparsity) == budget
+    masks, invalid = projection(scores, sparsity, key)
+    kept = units_kept(pattern, masks)
+    if isinstance(budget, int):
+        assert sum(kept.values()) == budget
+        assert all(kept[name] >= min(allocation.min_keep, n) for name, n in units.items())
+        if allocation in (Global(), Global(min_keep=1)):
+            assert budget == kept_count(sum(units.values()), sparsity)
+    else:
+        assert kept == budget
+    floor = allocation.min_keep if isinstance(budget, int) else 0
+    assert same(masks, project_by_hand(scores, pattern, budget, floor, key, "error"))
+    assert invalid.dtype == torch.bool and invalid.ndim == 0 and not bool(invalid)
+    assert all(torch.equal(scores[name], value) for name, value in before.items())
+
+
+SPECIAL = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -2.0)
+
+
+@pytest.mark.parametrize("nan", ["error", "drop", "keep"])
+@pytest.mark.parametrize("floor", [0, 1, 2])
+@pytest.mark.parametrize("pattern", [Unstructured(), Filter(), Block(1, 2)], ids=lambda p: p.describe())
+@settings(max_examples=25)
+@given(data=st.data())
+def test_nan_and_infinite_scores(pattern, floor, nan, data) -> None:
+    shapes = {"a": (3, 2), "b": (2, 3), "c": (2, 1)}
+    values = st.sampled_from(SPECIAL)
+    scores = {}
+    for name, shape in shapes.items():
+        n = math.prod(shape)
+        scores[name] = torch.tensor(data.draw(st.lists(values, min_size=n, max_size=n))).view(shape)
+    key = data.draw(st.sampled_from(("magnitude", "value")))
+    sparsity = data.draw(st.sampled_from((0, 0.15) if floor == 2 else (0, 0.15, 0.5)))
+    masks, invalid = Projection(pattern, Global(min_keep=floor), nan)(scores, sparsity, key)
+    missing = any(bool(torch.isnan(s).any()) for s in scores.values())
+    ranks = [pattern.unit_scores(s, key) for s in scores.values()]
+    unrankable = sum(int(torch.isnan(r).sum()) for r in ranks)
+    assert bool(invalid) == (nan == "error" and unrankable > 0) and (unrankable > 0) >= missing
+    budget = kept_count(sum(r.numel() for r in ranks), sparsity)
+    if nan != "error" or not unrankable:
+        assert same(masks, project_by_hand(scores, pattern, budget, floor, key, nan))
+        able = sum(r.numel() for r in ranks) - (unrankable if nan == "drop" else 0)
+        assert sum(units_kept(pattern, masks).values()) == min(budget, able)
+
+
+def test_a_floor_of_nans_gives_its_places_to_others() -> None:
+    scores = {"a": torch.tensor([[math.nan, math.nan, 1.0]]), "b": torch.tensor([[5.0, 4.0, 3.0]])}
+    masks, _ = Projection("unstructured", Global(min_keep=2), nan="drop")(scores, 0.333)
+    assert masks["a"].dense().tolist() == [[False, False, True]] and masks["b"].count() == 3
+
+
+@pytest.mark.parametrize("projection", [Projection(nan="keep"), Projection(allocation=Global(min_keep=1), nan="keep")])
+def test_kept_nan_ranks_above_inf(projection) -> None:
+    scores = {"a": torch.tensor([[math.inf, 1.0, math.nan, math.inf]])}
+    assert projection(scores, 0.75).masks["a"].dense().tolist() == [[False, False, True, False]]
+    assert projection(scores, 0.5).masks["a"].dense().tolist() == [[True, False, True, False]]
+    half = {"a": torch.tensor([[math.inf, 65504.0, 1.0]], dtype=torch.float16)}
+    assert projection(half, 0.6).masks["a"].dense().tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("projection", [Projection(), Projection(allocation="uniform"), Projection("filter", "erk")])
+def test_error_flags_nan_and_nothing_else(projection) -> None:
+    scores = draw(0)
+    assert not bool(projection(scores, 0.5).invalid)
+    scores["fc"][2, 3] = math.inf
+    assert not bool(projection(scores, 0.5).invalid)
+    scores["fc"][2, 3] = math.nan
+    assert bool(projection(scores, 0.5).invalid)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.describe())
+def test_every_float_dtype_any_strides(pattern, dtype) -> None:
+    scores = {name: s.to(dtype) for name, s in draw(3, levels=4).items()}
+    views = {name: s.transpose(0, 1).contiguous().transpose(0, 1) for name, s in scores.items()}
+    views["conv"] = scores["conv"].to(memory_format=torch.channels_last)
+    masks, _ = Projection(pattern)(scores, 0.5)
+    assert Projection(pattern)(views, 0.5).masks == masks
+    budget = kept_count(sum(len(units_by_hand(pattern, s.shape)) for s in scores.values()), 0.5)
+    assert same(masks, project_by_hand(scores, pattern, budget, 0, "magnitude", "error"))
+
+
+def test_parameters_are_scores_too() -> None:
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    masks, _ = Projection()({"w": weight}, 0.5)
+    assert masks.count() == 8 and not masks["w"].words.requires_grad
+
+
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 4), (1, 1), (4, 4), (1, 3)])
+@pytest.mark.parametrize("key", ["magnitude", "value"])
+def test_n_of_m(n, m, key) -> None:
+    shapes = {"conv": (3, 2 * m, 2, 1), "fc": (5, 3 * m)}
+    for levels in (0, 1):
+        scores = draw(n + m, levels, shapes)
+        masks, invalid = Projection(NM(n, m))(scores, 1 - n / m, key)
+        assert not bool(invalid) and list(masks) == list(shapes)
+        for name, s in scores.items():
+            ranks = (s.abs() if key == "magnitude" else s).reshape(s.shape[0], -1, m, math.prod(s.shape[2:]))
+            order = ranks.sort(dim=2, descending=True, stable=True).indices[:, :, :n]
+            expected = torch.zeros_like(ranks, dtype=torch.bool).scatter_(2, order, True).view(s.shape)
+            assert torch.equal(masks[name].dense(), expected)
+            assert masks[name].count() == s.numel() * n // m
+
+
+@pytest.mark.parametrize(
+    "nan, expected", [("error", [False, True, True, False]), ("drop", [False, True, True, False]), ("keep", [True] * 2)]
+)
+def test_n_of_m_with_nan(nan, expected) -> None:
+    scores = {"a": torch.tensor([[math.nan, math.inf, 1.0, 0.0]])}
+    masks, invalid = Projection("2:4", nan=nan)(scores, 0.5)
+    assert masks["a"].dense()[0].tolist() == (expected + [False, False])[:4] and bool(invalid) == (nan == "error")
+    few = {"a": torch.tensor([[math.nan, math.nan, math.nan, 7.0]])}
+    assert Projection("2:4", nan="drop")(few, 0.5).masks["a"].dense()[0].tolist() == [False, False, False, True]
+    one = {"a": torch.tensor([[math.inf, 1.0, math.nan, math.inf]])}
+    assert Projection("1:4", nan="keep")(one, 0.75).masks["a"].dense()[0].tolist() == [False, False, True, False]
+
+
+def test_names_stand_for_objects() -> None:
+    assert Projection("filter", "uniform") == Projection(Filter(), Uniform())
+    assert Projection("2:4") == Projection(NM(2, 4), Global())
+    assert Projection(allocation={"a": 0.5}) == Projection(allocation=PerLayer({"a": 0.5}))
+
+
+def test_empty_layers_and_nothing_kept() -> None:
+    scores = {"none": torch.empty(0, 4), "a": torch.ones(2, 2)}
+    masks, _ = Projection()(scores, 0.5)
+    assert masks["none"].numel == 0 and masks["a"].dense().tolist() == [[True, True], [False, False]]
+    assert Projection()({"a": torch.ones(1, 3)}, 0.9).masks.count() == 0
+    assert Projection(allocation=Uniform(min_keep=1))(scores, 0.5).masks["a"].count() == 2
+
+
+FC = {"fc": torch.randn(4, 8)}
+
+
+@pytest.mark.parametrize(
+    "act, error, message",
+    [
+        (lambda: Projection()({}, 0.5), ValueError, "Projection: scores: expected at least one layer, got none"),
+        (lambda: Projection()(FC, 0.5, key="rank"), ValueError, "Projection: key: expected one of value, magnitude"),
+        (lambda: Projection(nan="skip"), ValueError, "Projection: nan: expected one of error, drop, keep, got 'skip'"),
+        (lambda: Projection("filters"), ValueError, "as_pattern: pattern: expected unstructured, filter"),
+        (lambda: Projection(allocation="even"), ValueError, "as_allocation: allocation: expected one of global"),
+        (lambda: Projection()(FC, 1.0), ValueError, r"Global: sparsity: expected a number in \[0, 1\), got 1.0"),
+        (lambda: Projection()(FC, math.nan), ValueError, r"Global: sparsity: expected a number in \[0, 1\), got nan"),
+        (lambda: Projection()(FC, None), TypeError, r"Global: sparsity: expected a number in \[0, 1\), got NoneType"),
+        (lambda: Projection("2:4")(FC, 0.9), ValueError, "Projection: sparsity: expected 0.5 for 2:4, got 0.9"),
+        (lambda: Projection("2:4")(FC, math.nan), ValueError, r"sparsity: expected a number in \[0, 1\), got nan"),
+        (lambda: Projection("2:4")(FC, "x"), ValueError, r"sparsity: expected a number in \[0, 1\), got x"),
+        (
+            lambda: Projection("2:3")(FC, 1 - 2 / 3),
+            ValueError,
+            r"NM: shape: expected dim 1 divisible by 3, got \(4, 8\)",
+        ),
+        (
+            lambda: Projection("2:4", "erk"),
+            ValueError,
+            "Projection: allocation: expected global or uniform, as 2:4 fixes",
+        ),
+        (lambda: Projection("2:4", {"fc": 0.9}), ValueError, "Projection: allocation: expected global or uniform"),
+        (
+            lambda: Projection("2:4", Global(min_keep=1)),
+            ValueError,
+            "Projection: allocation: expected global or uniform",
+        ),
+        (lambda: Projection("filter")({"b": torch.ones(3)}, 0.5), ValueError, "Filter: shape: expected at least 2 dim"),
+        (
+            lambda: Projection()({"a": torch.ones(3, dtype=torch.int32)}, 0.5),
+            TypeError,
+            r"scores\[0\]: expected a float64",
+        ),
+        (
+            lambda: Projection(allocation={"conv*": 0.5})(FC, 0.5),
+            ValueError,
+            "PerLayer: sparsities: expected names or globs",
+        ),
+        (
+            lambda: Projection(allocation=Global(min_keep=9))(FC, 0.9),
+            ValueError,
+            "Global: min_keep: expected at most 3 units",
+        ),
+    ],
+)
+def test_contradictions_are_named(act, error, message) -> None:
+    with pytest.raises(error, match=message):
+        act()
