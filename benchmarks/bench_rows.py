@@ -12,7 +12,7 @@ from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.rows import append_row
 from sparsekit.benchmarks.timing import Timing
 
-Bench = Callable[[int], Iterable[dict[str, Any]]]
+Bench = Callable[[int, str], Iterable[dict[str, Any]]]
 
 
 def bench_rows(bench: str, problem: str, timings: Mapping[str, Timing], **facts: Any) -> list[dict[str, Any]]:
@@ -32,8 +32,9 @@ def main(description: str, run: Bench) -> None:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("runs/bench.jsonl"), help="JSONL file that rows are added to")
     parser.add_argument("--repeats", type=int, default=30, help="rounds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
-    for row in run(arguments.repeats):
+    for row in run(arguments.repeats, arguments.device):
         append_row(arguments.out, row)
         times = f"{row['median_s'] * 1e3:10.3f} ms   {row['ratio']:6.2f} x {row['baseline']}"
         print(f"{row['bench']:<14}{row['problem']:<24}{row['provider']:<28}{times}")

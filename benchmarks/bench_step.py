@@ -24,8 +24,8 @@ from sparsekit.pruners import BiP
 BATCH, SPARSITY = 128, 0.9
 
 
-def _network() -> nn.Module:
-    return build_network("resnet20", classes=10, channels=3, image_size=32, seed=0).train()
+def _network(device: str) -> nn.Module:
+    return build_network("resnet20", classes=10, channels=3, image_size=32, seed=0).train().to(device)
 
 
 def _sgd(model: nn.Module) -> torch.optim.SGD:
@@ -61,16 +61,20 @@ def _require_equal_losses(models: dict[str, nn.Module], batch: tuple[Tensor, Ten
             raise ValueError(f"bench_step: {name}: expected loss {first}, got {loss}")
 
 
-def run(repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows of both comparisons on this CPU."""
+def run(repeats: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
+    """Rows of both comparisons on ``device`` ("cpu" or "cuda")."""
     generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(BATCH, 3, 32, 32, generator=generator), torch.randint(0, 10, (BATCH,), generator=generator)
-    masked = _network()
+    images, labels = (
+        torch.randn(BATCH, 3, 32, 32, generator=generator),
+        torch.randint(0, 10, (BATCH,), generator=generator),
+    )
+    batch = images.to(device), labels.to(device)
+    masked = _network(device)
     sparsify(masked)
     BiP(masked, cross_entropy, SPARSITY, steps=1, lower=_sgd(masked))
-    dense = _network()
+    dense = _network(device)
     dense.load_state_dict(dense_state_dict(masked))
-    pruned = _network()
+    pruned = _network(device)
     pruned.load_state_dict(dense_state_dict(masked))
     for module in pruned.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -78,13 +82,13 @@ def run(repeats: int) -> Iterator[dict[str, Any]]:
     _require_equal_losses({"dense": dense, "masked": masked, "torch.nn.utils.prune": pruned}, batch)
     steps = {"dense step": _step(dense, batch), "masked step": _step(masked, batch)}
     steps["torch.nn.utils.prune step"] = _step(pruned, batch)
-    timings = compare_times(steps, repeats=repeats, check=None)
+    timings = compare_times(steps, repeats=repeats, check=None, device=device)
     yield from bench_rows("step", "resnet20 b128 0.9", timings)
-    bilevel = _network()
+    bilevel = _network(device)
     sparsify(bilevel)
     iteration = _bip(bilevel, itertools.repeat(batch))
     timings = compare_times(
-        {"masked step": _step(masked, batch), "BiP iteration": iteration}, repeats=repeats, check=None
+        {"masked step": _step(masked, batch), "BiP iteration": iteration}, repeats=repeats, check=None, device=device
     )
     yield from bench_rows("bip iteration", "resnet20 b128 0.9", timings)
 

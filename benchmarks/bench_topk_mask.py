@@ -36,7 +36,7 @@ def _kthvalue(scores: list[Tensor], kept: int) -> list[Tensor]:
 def _topk(scores: list[Tensor], kept: int) -> list[Tensor]:
     """Concatenate, unsorted topk, scatter."""
     flat = torch.cat([s.reshape(-1).abs() for s in scores])
-    mask = torch.zeros(flat.numel(), dtype=torch.bool)
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
     mask[flat.topk(kept, sorted=False).indices] = True
     return _split(mask, scores)
 
@@ -56,11 +56,11 @@ def providers(scores: list[Tensor], kept: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def run(repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows for the networks of problems.py on this CPU."""
+def run(repeats: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
+    """Rows for the networks of problems.py on ``device`` ("cpu" or "cuda")."""
     for network, shapes in NETWORK_SHAPES.items():
         generator = torch.Generator().manual_seed(0)
-        scores = [torch.randn(shape, generator=generator) for shape in shapes]
+        scores = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
         n = sum(s.numel() for s in scores)
         for sparsity in SPARSITIES:
             kept = kept_count(n, sparsity)
@@ -75,7 +75,7 @@ def run(repeats: int) -> Iterator[dict[str, Any]]:
                         f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others"
                     )
 
-            timings = compare_times(providers(scores, kept), repeats=repeats, check=check)
+            timings = compare_times(providers(scores, kept), repeats=repeats, check=check, device=device)
             yield from bench_rows("topk_mask", f"{network} {sparsity:g}", timings, n=n, tensors=len(scores))
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,13 @@ def _attach(model: nn.Module, stored: Collection[str], present: bool) -> None:
     # Under the first name of each, which is the one that sparsify knows.
     missing = [name for name, module in model.named_modules() if id(module) in wanted]
     if missing:
-        try:
-            refused = sparsify(model, only=[glob.escape(name) for name in missing]).skipped
-        except ValueError:
-            refused = dict.fromkeys(missing, "none of its layers can be masked")
-        if wrong := [name for name in missing if name in refused]:
+        # sparsify says no to a model without any layer to mask; here that is one more wrong mask.
+        with suppress(ValueError):
+            sparsify(model, only=None if missing == [""] else [glob.escape(name) for name in missing])
+        if wrong := [name for name in missing if not isinstance(modules[name], MaskedLayer)]:
             for name in set(missing) - set(wrong):
                 finalize(modules[name])
-            got = f"{wrong[0]!r}: {refused[wrong[0]]}"
-            raise ValueError(f"load: path: expected masks of layers that can be masked, got {got}")
+            raise ValueError(f"load: path: expected masks of layers that can be masked, got one for {wrong[0]!r}")
     elif not (stored or present):
         sparsify(model)
 
