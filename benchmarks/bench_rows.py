@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.rows import append_row
 from sparsekit.benchmarks.timing import Timing
@@ -34,6 +36,10 @@ def main(description: str, run: Bench) -> None:
     parser.add_argument("--repeats", type=int, default=30, help="rounds")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats: expected an int >= 1, got {arguments.repeats}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: expected a CUDA device, got none; see `sparsekit doctor`")
     for row in run(arguments.repeats, arguments.device):
         append_row(arguments.out, row)
         times = f"{row['median_s'] * 1e3:10.3f} ms   {row['ratio']:6.2f} x {row['baseline']}"

@@ -75,7 +75,11 @@ def run(repeats: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
                         f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others"
                     )
 
-            timings = compare_times(providers(scores, kept), repeats=repeats, check=check, device=device)
+            functions = providers(scores, kept)
+            # The baseline too: compare_times holds only the others against a result.
+            name, baseline = next(iter(functions.items()))
+            check(name, baseline(), None)
+            timings = compare_times(functions, repeats=repeats, check=check, device=device)
             yield from bench_rows("topk_mask", f"{network} {sparsity:g}", timings, n=n, tensors=len(scores))
 
 

@@ -75,7 +75,9 @@ def test_nothing_of_the_users_is_touched(model: nn.Module) -> None:
 
 def test_gradients_at_the_masked_weight_are_the_dense_gradients(model: nn.Module) -> None:
     value, dz = sk.dense_gradients(model, loss, X)
-    same, plain = sk.gradients_at(model, loss, X, {n: layer.masked_weight() for n, layer in sk.masked_layers(model).items()})
+    same, plain = sk.gradients_at(
+        model, loss, X, {n: layer.masked_weight() for n, layer in sk.masked_layers(model).items()}
+    )
     torch.testing.assert_close(same, value)
     for name in dz:
         torch.testing.assert_close(plain[name], dz[name])
@@ -107,10 +109,14 @@ def test_hessian_vector_product(model: nn.Module, names: tuple[str, ...]) -> Non
     chosen = {n: z[n] for n in names}
     vectors = [torch.randn_like(v) for v in chosen.values()]
     first = torch.autograd.grad(by_hand(model, z), list(chosen.values()), create_graph=True)
-    expected = torch.autograd.grad(sum((g * v).sum() for g, v in zip(first, vectors, strict=True)), list(chosen.values()))
+    expected = torch.autograd.grad(
+        sum((g * v).sum() for g, v in zip(first, vectors, strict=True)), list(chosen.values())
+    )
     value, dz = sk.gradients_at(model, loss, X, chosen, create_graph=True)
     assert value.requires_grad and all(g.requires_grad for g in dz.values())
-    got = torch.autograd.grad(sum((g * v).sum() for g, v in zip(dz.values(), vectors, strict=True)), list(chosen.values()))
+    got = torch.autograd.grad(
+        sum((g * v).sum() for g, v in zip(dz.values(), vectors, strict=True)), list(chosen.values())
+    )
     torch.testing.assert_close(got, expected)
 
 
@@ -160,8 +166,14 @@ def test_a_loss_of_one_element_will_do(model: nn.Module) -> None:
 
 
 ERRORS = [
-    (lambda m: sk.dense_gradients(m, lambda m, b: m(b), X), "dense_gradients: loss: expected a differentiable scalar tensor, got shape (3, 4)"),
-    (lambda m: sk.dense_gradients(m, lambda m, b: 1.0, X), "dense_gradients: loss: expected a differentiable scalar tensor, got float"),
+    (
+        lambda m: sk.dense_gradients(m, lambda m, b: m(b), X),
+        "dense_gradients: loss: expected a differentiable scalar tensor, got shape (3, 4)",
+    ),
+    (
+        lambda m: sk.dense_gradients(m, lambda m, b: 1.0, X),
+        "dense_gradients: loss: expected a differentiable scalar tensor, got float",
+    ),
     (
         lambda m: sk.gradients_at(m, lambda m, b: loss(m, b).detach(), X, masked(m)),
         "gradients_at: loss: expected a differentiable scalar tensor, got shape ()",

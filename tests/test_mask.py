@@ -77,7 +77,11 @@ def test_repr() -> None:
 
 
 ERRORS = [
-    (lambda: sk.Mask.from_dense(torch.ones(3)), TypeError, "pack_mask: mask: expected a bool tensor, got torch.float32"),
+    (
+        lambda: sk.Mask.from_dense(torch.ones(3)),
+        TypeError,
+        "pack_mask: mask: expected a bool tensor, got torch.float32",
+    ),
     (
         lambda: sk.Mask(torch.zeros(2, 2, dtype=torch.int32), (2, 3)),
         ValueError,
@@ -115,7 +119,9 @@ def test_errors(call, kind: type, text: str) -> None:
 
 
 def masks(seed: int = 0, **shapes: tuple[int, ...]) -> sk.Masks:
-    return sk.Masks({name: sk.Mask.from_dense(dense(shape, seed + i)) for i, (name, shape) in enumerate(shapes.items())})
+    return sk.Masks(
+        {name: sk.Mask.from_dense(dense(shape, seed + i)) for i, (name, shape) in enumerate(shapes.items())}
+    )
 
 
 def test_masks_is_an_ordered_mapping() -> None:
@@ -158,7 +164,9 @@ def test_overlap() -> None:
 
 
 def test_table() -> None:
-    both = sk.Masks({"conv": sk.Mask.full((40, 30, 3, 3)), "fc": sk.Mask.from_dense(torch.zeros(2, 5, dtype=torch.bool))})
+    both = sk.Masks(
+        {"conv": sk.Mask.full((40, 30, 3, 3)), "fc": sk.Mask.from_dense(torch.zeros(2, 5, dtype=torch.bool))}
+    )
     assert both.table() == repr(both)
     assert [line.split() for line in both.table().splitlines()] == [
         ["layer", "shape", "kept", "of", "sparsity"],

@@ -103,7 +103,9 @@ def effective_weights(model: nn.Module, z: Mapping[str, Tensor]) -> Iterator[Non
     changed = [(layer, z[name]) for name in z for layer in groups[id(layers[name].weight)]]
     for layer, value in changed:
         if value.shape != layer.weight.shape:
-            raise ValueError(f"effective_weights: z: expected shape {tuple(layer.weight.shape)}, got {tuple(value.shape)}")
+            raise ValueError(
+                f"effective_weights: z: expected shape {tuple(layer.weight.shape)}, got {tuple(value.shape)}"
+            )
     before = [layer._effective for layer, _ in changed]
     try:
         for layer, value in changed:

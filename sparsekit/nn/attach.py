@@ -44,7 +44,9 @@ def _check_rules(argument: str, rules: Sequence[Rule], names: dict[str, nn.Modul
 def _has_matrix(module: nn.Module) -> bool:
     if is_lazy(module):
         return True
-    return any(p is not None and p.ndim >= 2 for p in module._parameters.values()) or hasattr(module, "parametrizations")
+    return any(p is not None and p.ndim >= 2 for p in module._parameters.values()) or hasattr(
+        module, "parametrizations"
+    )
 
 
 def is_lazy(module: nn.Module) -> bool:

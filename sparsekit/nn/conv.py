@@ -6,10 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 
-from sparsekit import ops
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import masked_conv1d, masked_conv2d, masked_conv3d
+
+# torch.fx records a call of these instead of looking inside, where shapes decide.
+for _name in ("masked_conv1d", "masked_conv2d", "masked_conv3d"):
+    torch.fx.wrap(_name)
 
 
 def _masked_forward(layer: Any, input: Tensor, masked_conv: Callable[..., Tensor]) -> Tensor:
@@ -38,7 +43,7 @@ class MaskedConv1d(MaskedLayer, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [N, C, L] or [C, L]."""
-        return _masked_forward(self, input, ops.masked_conv1d)
+        return _masked_forward(self, input, masked_conv1d)
 
 
 class MaskedConv2d(MaskedLayer, nn.Conv2d):
@@ -50,7 +55,7 @@ class MaskedConv2d(MaskedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [N, C, H, W] or [C, H, W]."""
-        return _masked_forward(self, input, ops.masked_conv2d)
+        return _masked_forward(self, input, masked_conv2d)
 
 
 class MaskedConv3d(MaskedLayer, nn.Conv3d):
@@ -62,4 +67,4 @@ class MaskedConv3d(MaskedLayer, nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [N, C, D, H, W] or [C, D, H, W]."""
-        return _masked_forward(self, input, ops.masked_conv3d)
+        return _masked_forward(self, input, masked_conv3d)

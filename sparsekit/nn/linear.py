@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsekit import ops
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import masked_linear
+
+torch.fx.wrap("masked_linear")  # torch.fx records a call instead of looking inside, where shapes decide
 
 
 class MaskedLinear(MaskedLayer, nn.Linear):
@@ -29,4 +32,4 @@ class MaskedLinear(MaskedLayer, nn.Linear):
         """input [..., in] -> [..., out]."""
         if self._effective is not None:
             return F.linear(input, self._effective, self.bias)
-        return ops.masked_linear(input, self.weight, self.mask_words, self.bias, dense_grad=self.dense_grad)
+        return masked_linear(input, self.weight, self.mask_words, self.bias, dense_grad=self.dense_grad)

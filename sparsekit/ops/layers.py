@@ -13,6 +13,8 @@ from sparsekit.ops.autograd import MaskedConvFunction, MaskedLinearFunction
 from sparsekit.ops.masks import check_words, choose
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+# Asked once, because torch 2.11 cannot trace the question.
+AUTOCAST_DEVICES = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
 
 
 def _autocast(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -20,8 +22,8 @@ def _autocast(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"{function}: bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     device = x.device.type
-    available = torch.amp.is_autocast_available(device)
-    if available and torch.is_autocast_enabled(device) and x.is_floating_point() and x.dtype != torch.float64:
+    casts = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+    if casts and x.is_floating_point() and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), None if bias is None else bias.to(dtype)
     for name, value in (("x", x), ("bias", bias)):

@@ -76,10 +76,10 @@ def _select(keys: Tensor, kept: int, nan: str) -> Tensor:
     order = torch.sort(torch.where(missing, torch.zeros_like(keys), keys), descending=True, stable=True).indices
     rank = missing[order] if nan == "keep" else ~missing[order]
     order = order[torch.sort(rank.to(torch.int8), descending=True, stable=True).indices]
-    if nan != "keep":
-        kept = min(kept, int((~missing).sum()))
+    best = order[:kept]
     mask = torch.zeros(keys.numel(), dtype=torch.bool, device=keys.device)
-    mask[order[:kept]] = True
+    # NaN stands last unless it is kept, so no count of the numbers is needed: that would wait for the device.
+    mask[best] = torch.ones_like(missing[best]) if nan == "keep" else ~missing[best]
     return mask
 
 

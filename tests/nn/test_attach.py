@@ -71,7 +71,8 @@ def test_inverse(net: nn.Module) -> None:
     for same in ("modules", "parameters", "training"):
         assert between[same] == before[same]
     assert set(between["keys"]) - set(before["keys"]) == {f"{name}.mask_words" for name in report.masked}
-    assert [type(m) for m in sk.masked_layers(net).values()] == [sk.MaskedConv1d, sk.MaskedConv2d, sk.MaskedConv3d, sk.MaskedLinear]
+    expected = [sk.MaskedConv1d, sk.MaskedConv2d, sk.MaskedConv3d, sk.MaskedLinear]
+    assert [type(m) for m in sk.masked_layers(net).values()] == expected
     assert all(isinstance(net.get_submodule(n), before["classes"][n]) for n in report.masked)
     assert sk.finalize(net) is net
     assert snapshot(net) == before
@@ -315,7 +316,10 @@ def unmaskable() -> Iterator[tuple[nn.Module, str]]:
     yield nn.Linear(3, 4, dtype=torch.complex64), "weight has dtype torch.complex64; expected a floating dtype"
 
 
-@pytest.mark.parametrize(("module", "reason"), list(unmaskable()), ids=[f"{m._get_name()}{i}" for i, (m, _) in enumerate(unmaskable())])
+UNMASKABLE = [pytest.param(*case, id=f"{i} {type(case[0]).__name__}") for i, case in enumerate(unmaskable())]
+
+
+@pytest.mark.parametrize(("module", "reason"), UNMASKABLE)
 def test_reasons(module: nn.Module, reason: str) -> None:
     model = nn.Sequential(nn.Linear(3, 3), module, nn.LayerNorm(4), nn.ReLU())
     report = sk.sparsify(model)
@@ -346,10 +350,22 @@ def test_parametrizing_a_masked_layer_is_named() -> None:
 
 ERRORS = [
     (lambda: sk.sparsify("model"), TypeError, "sparsify: model: expected a torch.nn.Module, got str"),
-    (lambda: sk.sparsify(pyramid(), skip="fc"), TypeError, "sparsify: skip: expected a sequence of globs and module types, got 'fc'"),
+    (
+        lambda: sk.sparsify(pyramid(), skip="fc"),
+        TypeError,
+        "sparsify: skip: expected a sequence of globs and module types, got 'fc'",
+    ),
     (lambda: sk.sparsify(pyramid(), only=[3]), TypeError, "sparsify: only: expected globs and module types, got 3"),
-    (lambda: sk.sparsify(pyramid(), skip=[int]), TypeError, "sparsify: skip: expected globs and module types, got <class 'int'>"),
-    (lambda: sk.sparsify(pyramid(), skip=["cf"]), ValueError, "sparsify: skip: expected globs that match a module, got 'cf'"),
+    (
+        lambda: sk.sparsify(pyramid(), skip=[int]),
+        TypeError,
+        "sparsify: skip: expected globs and module types, got <class 'int'>",
+    ),
+    (
+        lambda: sk.sparsify(pyramid(), skip=["cf"]),
+        ValueError,
+        "sparsify: skip: expected globs that match a module, got 'cf'",
+    ),
     (
         lambda: sk.sparsify(nn.Sequential(nn.ReLU())),
         ValueError,

@@ -47,7 +47,9 @@ def test_masked_into_plain() -> None:
         plain.load_state_dict(model.state_dict())
 
 
-NO_MASKS = "Checkpoint has no masks for 3 sparse layers; pass `masks='infer'` to take zeros as masks, or `masks='dense'`."
+NO_MASKS = (
+    "Checkpoint has no masks for 3 sparse layers; pass `masks='infer'` to take zeros as masks, or `masks='dense'`."
+)
 
 
 def test_plain_into_masked_is_refused_in_words() -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import sparsekit as sk
 
@@ -129,7 +131,9 @@ def test_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     for name, layer in sk.masked_layers(model).items():
         kept, gradient = layer.mask.dense(), layer.weight.grad
         assert gradient.dtype == torch.float32 and not gradient[~kept].any()
-        torch.testing.assert_close(gradient, torch.where(kept, plain.get_submodule(name).weight.grad, 0), rtol=2e-2, atol=1e-3)
+        torch.testing.assert_close(
+            gradient, torch.where(kept, plain.get_submodule(name).weight.grad, 0), rtol=2e-2, atol=1e-3
+        )
 
 
 def test_channels_last(model: nn.Module) -> None:
@@ -205,6 +209,25 @@ def test_frozen_layers_get_no_gradient(model: nn.Module) -> None:
     model.conv.weight.requires_grad_(False)
     model(X).sum().backward()
     assert model.conv.weight.grad is None and model.fc.weight.grad is not None
+
+
+def test_fx_feature_extraction(model: nn.Module) -> None:
+    model.eval()
+    traced = torch.fx.symbolic_trace(model)
+    torch.testing.assert_close(traced(X), model(X))
+    remask_(model, 4)  # the traced module holds the same buffers
+    torch.testing.assert_close(traced(X), plain_output(model, X))
+    features = create_feature_extractor(model, {"norm": "n", "fc": "y"})(X)
+    torch.testing.assert_close(features["y"], model(X))
+    torch.testing.assert_close(features["n"], model.norm(model.conv(X)))
+
+
+def test_conv_batchnorm_fusion_keeps_the_mask(model: nn.Module) -> None:
+    model.eval()
+    with torch.no_grad():
+        model.conv.weight.masked_fill_(~model.conv.mask.dense(), torch.nan)
+    fused = fuse_conv_bn_eval(model.conv, model.norm)
+    torch.testing.assert_close(fused(X), model.norm(model.conv(X)))
 
 
 def test_meta_device_forward(model: nn.Module) -> None:

@@ -127,7 +127,9 @@ def test_masks_may_change_between_steps(model: nn.Module, name: str, variant: st
         for n, layer in sk.masked_layers(model).items():
             pruned, (weight, state) = ~layer.mask.dense(), before[n]
             assert torch.equal(bits(layer.weight)[pruned], weight[pruned])
-            assert all(torch.equal(bits(v)[pruned], state[k][pruned]) for k, v in per_weight(optimizer, layer.weight).items())
+            assert all(
+                torch.equal(bits(v)[pruned], state[k][pruned]) for k, v in per_weight(optimizer, layer.weight).items()
+            )
             assert (bits(layer.weight) != weight)[~pruned].all()
 
 
@@ -154,7 +156,8 @@ def test_remove(model: nn.Module) -> None:
 
 
 def test_other_parameters_are_free_and_a_partial_optimizer_will_do(model: nn.Module) -> None:
-    optimizer = torch.optim.SGD([{"params": [model.fc.weight]}, {"params": [model.fc.bias], "lr": 1.0}], lr=0.1, weight_decay=0.1)
+    groups = [{"params": [model.fc.weight]}, {"params": [model.fc.bias], "lr": 1.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.1)
     sk.guard_(optimizer, model)
     bias, conv, fc = (t.detach().clone() for t in (model.fc.bias, model.conv.weight, model.fc.weight))
     step(model, optimizer)

@@ -54,6 +54,8 @@ def timm_model(name: str, **options) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, num_classes=10, **options)
 
 
+RESNEXT = {"cardinality": 4, "base_width": 16, "zero_init_last": False}
+BEIT = {"embed_dim": 24, "depth": 1, "num_heads": 2}
 # model, layers that must be masked at least, names skipped because of a read
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "resnet18": (lambda: models.resnet18(num_classes=10), 21, set()),
@@ -63,14 +65,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, set[str]]] = {
     "swin": (swin, 7, {"features.1.0.attn.qkv", "features.1.0.attn.proj"}),
     "torch attention": (Attention, 2, {"encoder.layers.0.linear1", "encoder.layers.1.linear2", "attention.out_proj"}),
     "timm resnext": (
-        timm_model("resnext50_32x4d", layers=(1, 1, 1, 1), cardinality=4, base_width=16, channels=(8, 8, 16, 16), zero_init_last=False),
+        timm_model("resnext50_32x4d", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), **RESNEXT),
         18,
         set(),
     ),
     "timm mobilenetv2": (timm_model("mobilenetv2_035"), 53, set()),
     "timm convnext": (timm_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 12, 16, 24)), 17, set()),
     "timm vit": (timm_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2), 10, set()),
-    "timm beit": (timm_model("beit_base_patch16_224", img_size=32, embed_dim=24, depth=1, num_heads=2), 4, {"blocks.0.attn.qkv"}),
+    "timm beit": (timm_model("beit_base_patch16_224", img_size=32, **BEIT), 4, {"blocks.0.attn.qkv"}),
 }
 POISONS = [1e30, torch.inf, torch.nan]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sparsekit import ops
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-SHAPES = [((4, 7), 5), ((33,), 6), ((2, 3, 65), 31), ((0, 8), 4), ((3, 0, 8), 4), ((5, 0), 3), ((5, 4), 0), ((1, 1), 1), ((64, 96), 32)]
+SHAPES = [((4, 7), 5), ((33,), 6), ((2, 3, 65), 31), ((1, 1), 1), ((64, 96), 32)]
+SHAPES += [((0, 8), 4), ((3, 0, 8), 4), ((5, 0), 3), ((5, 4), 0)]
 
 
 def case(shape: tuple[int, ...], out: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -60,7 +61,7 @@ def test_within_the_yardstick(shape, out, dtype, with_bias, dense) -> None:
 def test_strided_input_and_gradient() -> None:
     x, weight, mask, bias = case((12, 40), 9, torch.float32)
     words, dense = ops.pack_mask(mask), DenseMasked(nn.Linear(1, 1))
-    for view in (x[::2, ::4].t()[:, :].contiguous().t(), x.t()[:, :].t()[1:7], x[:1].expand(5, 40), x.view(12, 4, 10)[..., :10]):
+    for view in (x[::2, ::4], x.t().contiguous().t(), x[:1].expand(5, 40), x.view(12, 4, 10).transpose(0, 1)):
         cols = view.shape[-1]
         w, m, wrd = weight[:, :cols], mask[:, :cols], ops.pack_mask(mask[:, :cols])
         dy = torch.ones((), dtype=torch.float32).expand(*view.shape[:-1], 9)

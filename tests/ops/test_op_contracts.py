@@ -47,7 +47,11 @@ def op_samples() -> dict[str, list[tuple]]:
         "popcount": [(words,)],
         "mask_weight": [(weight, words, torch.bfloat16), (image, image_words, torch.float32)],
         "topk_mask": [([weight, image], [50], "magnitude", "global", "error"), ([weight], [3], "value", "row", "drop")],
-        "masked_linear": [(x, weight, words, bias), (rand(2, 3, 40), weight, words, None), (rand(40), weight, words, bias)],
+        "masked_linear": [
+            (x, weight, words, bias),
+            (rand(2, 3, 40), weight, words, None),
+            (rand(40), weight, words, bias),
+        ],
         "masked_linear_backward": [
             (rand(3, 5), x, weight, words, needs, False),
             (rand(3, 5), x, weight, words, [False, True, False], True),
@@ -101,14 +105,19 @@ def test_gradcheck(n: int, dense_grad: bool) -> None:
 
 @pytest.mark.parametrize("n", [0, 2])
 def test_second_derivative_is_refused(n: int) -> None:
-    x, weight, words, bias = conv_case(2) if n else (rand(3, 7), rand(4, 7), ops.pack_mask(mask_of(rand(4, 7))), rand(4))
+    x, weight, words, bias = (
+        conv_case(2) if n else (rand(3, 7), rand(4, 7), ops.pack_mask(mask_of(rand(4, 7))), rand(4))
+    )
     function, name = (ops.masked_conv2d, "masked_conv2d") if n else (ops.masked_linear, "masked_linear")
     weight.requires_grad_()
     options = {"groups": 2} if n else {}
     # Linear in the weight: a gradient without dependence would be silently zero.
-    dw, dx = torch.autograd.grad(function(x.requires_grad_(), weight, words, bias, **options).sum(), [weight, x], create_graph=True)
+    y = function(x.requires_grad_(), weight, words, bias, **options)
+    dw, dx = torch.autograd.grad(y.sum(), [weight, x], create_graph=True)
     for gradient in (dw, dx):
-        with pytest.raises(RuntimeError, match=f"{name}: the masked ops are differentiable once, got a second derivative"):
+        with pytest.raises(
+            RuntimeError, match=f"{name}: the masked ops are differentiable once, got a second derivative"
+        ):
             gradient.square().sum().backward(retain_graph=True)
 
 
@@ -146,7 +155,10 @@ class Net(nn.Module):
         return ops.masked_linear(y.relu().mean((2, 3)), self.fc, self.fc_words)
 
 
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs g++"))]
+BACKENDS = [
+    "aot_eager",
+    pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")),
+]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -236,8 +248,10 @@ def test_autocast_with_float32_masters(kind: str, dtype: torch.dtype) -> None:
     mask = ops.unpack_mask(words, weight.shape)
     poisoned = torch.where(mask, weight, torch.nan)
     results = []
-    for run, w in ((lambda *a: function(a[0], a[1], words, a[2], **options), poisoned),
-                   (lambda *a: DenseMasked(layer)(a[0], a[1], mask, a[2]), weight)):
+    for run, w in (
+        (lambda *a: function(a[0], a[1], words, a[2], **options), poisoned),
+        (lambda *a: DenseMasked(layer)(a[0], a[1], mask, a[2]), weight),
+    ):
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
         with torch.autocast("cpu", dtype=dtype):
             y = run(*leaves)
@@ -268,8 +282,10 @@ def test_meta_device() -> None:
     x, weight = torch.empty(3, 8, device="meta"), torch.empty(5, 8, device="meta")
     words = ops.pack_mask(torch.empty(5, 8, dtype=torch.bool, device="meta"))
     assert ops.masked_linear(x, weight, words).shape == (3, 5)
-    assert ops.masked_conv2d(torch.empty(1, 1, 5, 5, device="meta"), *[torch.empty(2, 1, 3, 3, device="meta"),
-                             torch.empty(2, 1, dtype=torch.int32, device="meta")]).shape == (1, 2, 3, 3)
+    assert ops.masked_conv2d(
+        torch.empty(1, 1, 5, 5, device="meta"),
+        *[torch.empty(2, 1, 3, 3, device="meta"), torch.empty(2, 1, dtype=torch.int32, device="meta")],
+    ).shape == (1, 2, 3, 3)
     assert ops.topk_mask([weight], 3).masks[0].shape == (5, 1)
 
 

@@ -31,7 +31,11 @@ ERRORS = [
         ValueError,
         "unpack_mask: words: expected shape (5, 2) for a mask of shape (5, 33), got (5, 1)",
     ),
-    (lambda: ops.unpack_mask(M.long(), (5, 8)), TypeError, "unpack_mask: words: expected dtype torch.int32, got torch.int64"),
+    (
+        lambda: ops.unpack_mask(M.long(), (5, 8)),
+        TypeError,
+        "unpack_mask: words: expected dtype torch.int32, got torch.int64",
+    ),
     (lambda: ops.popcount(M.long()), TypeError, "popcount: words: expected dtype torch.int32, got torch.int64"),
     (
         lambda: ops.mask_weight(W.t(), M),
@@ -55,24 +59,44 @@ ERRORS = [
     ),
     (lambda: ops.topk_mask(S, [1, 5], scope="tensor"), ValueError, "topk_mask: kept: expected an int in [0, 4], got 5"),
     (lambda: ops.topk_mask(S, [4, 1], scope="row"), ValueError, "topk_mask: kept: expected an int in [0, 3], got 4"),
-    (lambda: ops.topk_mask(S, [1.0, 1], scope="row"), ValueError, "topk_mask: kept: expected an int in [0, 3], got 1.0"),
+    (
+        lambda: ops.topk_mask(S, [1.0, 1], scope="row"),
+        ValueError,
+        "topk_mask: kept: expected an int in [0, 3], got 1.0",
+    ),
     (lambda: ops.topk_mask(S, 1, key="abs"), ValueError, "topk_mask: key: expected one of value, magnitude, got 'abs'"),
-    (lambda: ops.topk_mask(S, 1, scope="layer"), ValueError, "topk_mask: scope: expected one of global, tensor, row, got 'layer'"),
-    (lambda: ops.topk_mask(S, 1, nan="zero"), ValueError, "topk_mask: nan: expected one of error, drop, keep, got 'zero'"),
+    (
+        lambda: ops.topk_mask(S, 1, scope="layer"),
+        ValueError,
+        "topk_mask: scope: expected one of global, tensor, row, got 'layer'",
+    ),
+    (
+        lambda: ops.topk_mask(S, 1, nan="zero"),
+        ValueError,
+        "topk_mask: nan: expected one of error, drop, keep, got 'zero'",
+    ),
     (lambda: ops.topk_mask(S, 1, out="int"), ValueError, "topk_mask: out: expected one of words, bool, got 'int'"),
     (
         lambda: ops.masked_linear(X, KERNEL, KM),
         ValueError,
         "masked_linear: weight: expected 2 dimensions, got shape (5, 4, 3, 3)",
     ),
-    (lambda: ops.masked_linear(X[:, :7], W, M), ValueError, "masked_linear: x: expected last dimension 8, got shape (3, 7)"),
+    (
+        lambda: ops.masked_linear(X[:, :7], W, M),
+        ValueError,
+        "masked_linear: x: expected last dimension 8, got shape (3, 7)",
+    ),
     (lambda: ops.masked_linear(X.sum(), W, M), ValueError, "masked_linear: x: expected last dimension 8, got shape ()"),
     (
         lambda: ops.masked_linear(X, W, M[:4]),
         ValueError,
         "masked_linear: words: expected shape (5, 1) for weight (5, 8), got (4, 1)",
     ),
-    (lambda: ops.masked_linear(X, W, M.float()), TypeError, "masked_linear: words: expected dtype torch.int32, got torch.float32"),
+    (
+        lambda: ops.masked_linear(X, W, M.float()),
+        TypeError,
+        "masked_linear: words: expected dtype torch.int32, got torch.float32",
+    ),
     (
         lambda: ops.masked_linear(X.double(), W, M),
         TypeError,
@@ -84,8 +108,16 @@ ERRORS = [
         TypeError,
         "masked_linear: bias: expected dtype torch.float32 (weight's), got torch.float64",
     ),
-    (lambda: ops.masked_conv2d(IMAGE, W, M), ValueError, "masked_conv2d: weight: expected 4 dimensions, got shape (5, 8)"),
-    (lambda: ops.masked_conv2d(X, KERNEL, KM), ValueError, "masked_conv2d: x: expected 3 or 4 dimensions, got shape (3, 8)"),
+    (
+        lambda: ops.masked_conv2d(IMAGE, W, M),
+        ValueError,
+        "masked_conv2d: weight: expected 4 dimensions, got shape (5, 8)",
+    ),
+    (
+        lambda: ops.masked_conv2d(X, KERNEL, KM),
+        ValueError,
+        "masked_conv2d: x: expected 3 or 4 dimensions, got shape (3, 8)",
+    ),
     (
         lambda: ops.masked_conv2d(IMAGE[:, :3], KERNEL, KM),
         ValueError,
@@ -121,7 +153,11 @@ ERRORS = [
         ValueError,
         "masked_conv2d: padding_mode: expected one of zeros, reflect, replicate, circular, got 'mirror'",
     ),
-    (lambda: ops.masked_conv2d(IMAGE, KERNEL, KM, B[:4]), ValueError, "masked_conv2d: bias: expected shape (5,), got (4,)"),
+    (
+        lambda: ops.masked_conv2d(IMAGE, KERNEL, KM, B[:4]),
+        ValueError,
+        "masked_conv2d: bias: expected shape (5,), got (4,)",
+    ),
     (
         lambda: ops.masked_conv2d(IMAGE.half(), KERNEL, KM),
         TypeError,

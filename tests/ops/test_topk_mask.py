@@ -124,7 +124,9 @@ def test_empty_shapes(shape: tuple[int, ...], scope: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_extremes_of_each_dtype(dtype: torch.dtype) -> None:
     info = torch.finfo(dtype)
-    scores = [torch.tensor([info.tiny, info.smallest_normal / 2, info.max, -info.max, INF, 0.0, -0.0, info.eps], dtype=dtype)]
+    scores = [
+        torch.tensor([info.tiny, info.smallest_normal / 2, info.max, -info.max, INF, 0.0, -0.0, info.eps], dtype=dtype)
+    ]
     for key in ("value", "magnitude"):
         for kept in range(9):
             assert torch.equal(
@@ -171,7 +173,9 @@ def crowded(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float3
 def test_matches_the_stable_sort(shapes, density, key, scope, nan, dtype, specials, seed) -> None:
     scores = [crowded(shape, seed + i, dtype, specials) for i, shape in enumerate(shapes)]
     limits = [s.numel() if scope == "tensor" else ops.rows_cols(s.shape)[1] for s in scores]
-    kept = [round(density * n) for n in limits] if scope != "global" else round(density * sum(s.numel() for s in scores))
+    kept = (
+        [round(density * n) for n in limits] if scope != "global" else round(density * sum(s.numel() for s in scores))
+    )
     expected, invalid = topk_oracle(scores, kept, key, scope, nan)
     selection = ops.topk_mask(scores, kept, key=key, scope=scope, nan=nan)
     for words, mask in zip(selection.masks, expected, strict=True):
@@ -242,7 +246,10 @@ def test_permuting_the_rest_keeps_the_same_values() -> None:
     # Ties aside, which values survive cannot depend on where they stand.
     scores = torch.randn(500, generator=torch.Generator().manual_seed(3))
     order = torch.randperm(500, generator=torch.Generator().manual_seed(4))
-    one, two = ops.topk_mask([scores], 123, out="bool").masks[0], ops.topk_mask([scores[order]], 123, out="bool").masks[0]
+    one, two = (
+        ops.topk_mask([scores], 123, out="bool").masks[0],
+        ops.topk_mask([scores[order]], 123, out="bool").masks[0],
+    )
     assert torch.equal(one[order], two)
 
 

@@ -16,7 +16,12 @@ from sparsekit import ops
 SHAPES = [(), (0,), (1,), (31,), (32,), (33,), (65,), (0, 5), (5, 0), (1, 1), (3, 31), (3, 32), (3, 33), (2, 65)]
 SHAPES += [(4, 3, 3, 3), (2, 0, 3), (7, 1, 5), (2, 3, 2, 2, 2)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-BITWISE = {torch.float32: torch.int32, torch.float64: torch.int64, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+BITWISE = {
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
 shapes = st.lists(st.one_of(st.integers(0, 4), st.sampled_from([31, 32, 33])), max_size=3).map(tuple)
 
 
@@ -30,7 +35,9 @@ def random_weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, se
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equality that tells -0.0 from 0.0 and compares NaN payloads."""
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(BITWISE[a.dtype]), b.contiguous().view(BITWISE[b.dtype]))
+    return a.dtype == b.dtype and torch.equal(
+        a.contiguous().view(BITWISE[a.dtype]), b.contiguous().view(BITWISE[b.dtype])
+    )
 
 
 @pytest.mark.parametrize(

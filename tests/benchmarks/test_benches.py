@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The microbenchmarks on tiny problems: rows as the readers expect them, and no wrong provider is ever timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsekit.benchmarks import bench_rows, bench_step, bench_topk_mask, timing
+from sparsekit.benchmarks.rows import read_rows
+
+NUMBERS = {
+    "median_s",
+    "low_s",
+    "high_s",
+    "q20_s",
+    "q80_s",
+    "eager_s",
+    "baseline_median_s",
+    "ratio",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Problems that take milliseconds."""
+
+    def build(name: str, *, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
+        assert (name, channels, image_size) == ("resnet20", 3, 32)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.Sequential(
+                nn.AvgPool2d(8), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, classes)
+            )
+
+    monkeypatch.setattr(bench_step, "build_network", build)
+    monkeypatch.setattr(bench_step, "BATCH", 4)
+    shapes = {"small": ((4, 3, 3, 3), (5, 8)), "vector": ((7,),)}
+    monkeypatch.setattr(bench_topk_mask, "NETWORK_SHAPES", shapes)
+    monkeypatch.setattr(bench_topk_mask, "SPARSITIES", (0.5, 0.9))
+    real = timing._time_all
+    monkeypatch.setattr(timing, "_time_all", lambda *a: real(*a[:-2], 0, 0.0))  # no warming up, one call in a block
+
+
+def check_rows(rows: list[dict[str, Any]], bench: str, problems: set[str], baseline: str, providers: set[str]) -> None:
+    assert {row["problem"] for row in rows} == problems
+    for row in rows:
+        assert json.loads(json.dumps(row, allow_nan=False)) == row
+        assert (row["schema"], row["kind"], row["bench"], row["rounds"]) == (1, "bench", bench, 2)
+        assert row["baseline"] == baseline and row["provider"] in providers
+        assert all(row[name] > 0 for name in NUMBERS) and row["calls"] >= 1
+        assert row["low_s"] == row["q20_s"] <= row["median_s"] <= row["q80_s"] == row["high_s"]
+        assert row["ratio"] == row["speedup"] and row["environment"]["torch"] == str(torch.__version__)
+        if row["provider"] == baseline:
+            assert row["ratio"] == 1.0 and row["baseline_median_s"] == row["median_s"]
+    for problem in problems:
+        assert {row["provider"] for row in rows if row["problem"] == problem} == providers
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_of_topk_mask() -> None:
+    rows = list(bench_topk_mask.run(2))
+    providers = {"kthvalue + compare", "topk + scatter", "sparsekit, packed", "sparsekit, bool"}
+    problems = {"small 0.5", "small 0.9", "vector 0.5", "vector 0.9"}
+    check_rows(rows, "topk_mask", problems, "kthvalue + compare", providers)
+    assert {(row["n"], row["tensors"]) for row in rows} == {(148, 2), (7, 1)}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_of_training_steps() -> None:
+    rows = list(bench_step.run(2))
+    steps, iterations = [r for r in rows if r["bench"] == "step"], [r for r in rows if r["bench"] == "bip iteration"]
+    assert len(rows) == len(steps) + len(iterations)
+    problem = {"resnet20 b128 0.9"}
+    check_rows(steps, "step", problem, "dense step", {"dense step", "masked step", "torch.nn.utils.prune step"})
+    check_rows(iterations, "bip iteration", problem, "masked step", {"masked step", "BiP iteration"})
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (bench_step, bench_topk_mask):
+        monkeypatch.setattr(module, "bench_rows", lambda *a, **k: pytest.fail("made a row"))
+    monkeypatch.setattr(timing, "_time_all", lambda *a: pytest.fail("timed"))
+
+
+def one_more(real: Callable[[list[Tensor], int], list[Tensor]]) -> Callable[[list[Tensor], int], list[Tensor]]:
+    return lambda scores, kept: real(scores, min(kept + 1, sum(s.numel() for s in scores)))
+
+
+@pytest.mark.parametrize("provider, name", [("_kthvalue", "kthvalue"), ("_topk", "topk")])
+@pytest.mark.usefixtures("tiny", "untimed")
+def test_a_selection_that_keeps_one_more_is_refused(monkeypatch: pytest.MonkeyPatch, provider: str, name: str) -> None:
+    monkeypatch.setattr(bench_topk_mask, provider, one_more(getattr(bench_topk_mask, provider)))
+    with pytest.raises(ValueError, match=f"bench_topk_mask: {name} .*: expected the masks of the stable-sort oracle"):
+        list(bench_topk_mask.run(2))
+
+
+@pytest.mark.parametrize("out", ["packed", "bool"])
+@pytest.mark.usefixtures("tiny", "untimed")
+def test_our_own_selection_is_held_to_the_oracle(monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    real = bench_topk_mask.providers
+
+    def wrong(scores: list[Tensor], kept: int) -> dict[str, Callable[[], Any]]:
+        functions = real(scores, kept)
+        flipped = functions[f"sparsekit, {out}"]
+        return functions | {f"sparsekit, {out}": lambda: [~mask for mask in flipped()]}
+
+    monkeypatch.setattr(bench_topk_mask, "providers", wrong)
+    with pytest.raises(ValueError, match=f"sparsekit, {out}: expected the masks of the stable-sort oracle"):
+        list(bench_topk_mask.run(2))
+
+
+@pytest.mark.usefixtures("tiny", "untimed")
+def test_steps_of_different_networks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmasked(model: nn.Module) -> dict[str, Tensor]:
+        return {name: value for name, value in model.state_dict().items() if not name.endswith("mask_words")}
+
+    monkeypatch.setattr(bench_step, "dense_state_dict", unmasked)
+    with pytest.raises(ValueError, match="bench_step: masked: expected loss"):
+        list(bench_step.run(2))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_line_appends_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "rows.jsonl"
+    for _ in range(2):
+        command(monkeypatch, "--repeats", "2", "--out", str(out))
+        bench_rows.main("Selection", bench_topk_mask.run)
+    rows, printed = read_rows(out), capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 * 16 == len(printed)
+    assert printed[0].split()[:2] == ["topk_mask", "small"] and printed[0].endswith("x kthvalue + compare")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--repeats", "0"], "--repeats: expected an int >= 1, got 0"),
+        (["--repeats", "many"], "argument --repeats: invalid int value"),
+        (["--device", "tpu"], "argument --device: invalid choice"),
+        (["--device", "cuda"], "--device: expected a CUDA device, got none"),
+    ],
+)
+def test_bad_options(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command(monkeypatch, *arguments, "--out", str(tmp_path / "rows.jsonl"))
+    with pytest.raises(SystemExit) as caught:
+        bench_rows.main("Selection", bench_topk_mask.run)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "rows.jsonl").exists()

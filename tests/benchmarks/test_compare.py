@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison: identities, equal starts, equal counts, costs by hand, no peeking at the test set, resuming."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparsekit as sk
+from sparsekit.allocation import kept_count
+from sparsekit.benchmarks import compare as module
+from sparsekit.benchmarks import engine, forecast
+from sparsekit.benchmarks.compare import ROWS, Silent, compare, grid, run_model, total_steps
+from sparsekit.benchmarks.engine import Workbench
+from sparsekit.benchmarks.methods import METHODS, as_method
+from sparsekit.benchmarks.recipe import Recipe, RunConfig, as_json, recipe_for
+from sparsekit.benchmarks.report import speedup
+from sparsekit.benchmarks.rows import read_rows
+from sparsekit.schedules import imp_ladder
+
+pytest.importorskip("sklearn")
+
+SMALL = Recipe(
+    network="mlp", limit=100, dense_epochs=3, epochs=2, batch_size=16, imp_rate=0.3, ode_steps=3, ode_batch=40
+)
+SPARSITY = 0.6
+EVERY = list(METHODS)
+
+
+@pytest.fixture(scope="module")
+def dense_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one dense network lies, so that no test trains it again."""
+    folder = tmp_path_factory.mktemp("compare")
+    Workbench(SMALL, folder).dense(0)
+    return folder
+
+
+@pytest.fixture
+def bench(dense_folder: Path) -> Workbench:
+    return Workbench(SMALL, dense_folder)
+
+
+def config(method: str, sparsity: float = SPARSITY, seed: int = 0, **changes: Any) -> RunConfig:
+    return RunConfig(method, sparsity, seed, replace(SMALL, **changes))
+
+
+def copied(state: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Identity
+
+
+def test_ids_are_frozen() -> None:
+    assert RunConfig("imp", 0.9, 0).id == "12b568e16e58"
+    assert RunConfig("bip", 0.893, 2, Recipe(network="mlp", lr=0.1, skip=("1",))).id == "5e5bf3e6f760"
+
+
+def test_an_id_is_the_hash_of_what_was_chosen() -> None:
+    chosen = {"method": "imp", "sparsity": 0.9, "seed": 3, "network": "mlp", "skip": ["1", "6"]}
+    text = json.dumps(chosen, sort_keys=True)
+    expected = hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert RunConfig("imp", 0.9, 3, Recipe(network="mlp", skip=("1", "6"))).id == expected
+
+
+def test_defaults_do_not_enter() -> None:
+    everything = {f.name: f.default for f in fields(Recipe)}
+    assert RunConfig("imp", 0.9, 0, Recipe(**everything)).id == RunConfig("imp", 0.9, 0).id
+
+
+def test_equal_numbers_have_equal_ids() -> None:
+    one, two = (
+        Recipe(lr=1, gamma=2, weight_decay=0, skip=["a"]),
+        Recipe(lr=1.0, gamma=2.0, weight_decay=0.0, skip=("a",)),
+    )
+    assert RunConfig("imp", 0, 0, one) == RunConfig("imp", 0.0, 0, two)
+    assert RunConfig("imp", 0, 0, one).id == RunConfig("imp", 0.0, 0, two).id
+
+
+CHANGES: dict[str, Any] = {
+    "data": "cifar10",
+    "limit": 9,
+    "network": "mlp",
+    "dense_epochs": 7,
+    "epochs": 7,
+    "batch_size": 7,
+    "lr": 0.7,
+    "momentum": 0.7,
+    "weight_decay": 0.7,
+    "skip": ("7",),
+    "imp_rate": 0.7,
+    "budget_epochs": 7,
+    "upper_lr": 0.7,
+    "gamma": math.inf,
+    "ode_steps": 7,
+    "ode_batch": 7,
+    "radius": 7.0,
+    "device": "cuda",
+}
+
+
+def test_every_setting_enters() -> None:
+    assert CHANGES.keys() == {f.name for f in fields(Recipe)}
+    ids = {RunConfig("imp", 0.9, 0, Recipe(**{name: value})).id for name, value in CHANGES.items()}
+    ids |= {RunConfig(*what).id for what in (("imp", 0.9, 0), ("omp", 0.9, 0), ("imp", 0.8, 0), ("imp", 0.9, 1))}
+    assert len(ids) == len(CHANGES) + 4
+
+
+def test_recipes_are_json_without_infinity() -> None:
+    values = as_json(Recipe(**CHANGES))
+    assert json.loads(json.dumps(values, allow_nan=False)) == values and values["gamma"] == "inf"
+
+
+def test_recipes_by_data_set() -> None:
+    assert recipe_for("digits", lr=None, epochs=3) == Recipe(epochs=3)
+    images = recipe_for("cifar10", batch_size=64)
+    assert (images.network, images.batch_size, images.lr, images.data) == ("resnet20", 64, 0.1, "cifar10")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"epochs": 0}, "Recipe: epochs: expected an int >= 1, got 0"),
+        ({"dense_epochs": -1}, "Recipe: dense_epochs: expected an int >= 1, got -1"),
+        ({"batch_size": 1}, "Recipe: batch_size: expected an int >= 2, got 1"),
+        ({"limit": 0}, "Recipe: limit: expected an int >= 1, got 0"),
+        ({"ode_steps": 0}, "Recipe: ode_steps: expected an int >= 1, got 0"),
+        ({"ode_batch": 1.5}, "Recipe: ode_batch: expected an int >= 2, got 1.5"),
+        ({"budget_epochs": -1}, "Recipe: budget_epochs: expected an int >= 0, got -1"),
+        ({"lr": -0.1}, "Recipe: lr: expected a finite number > 0, got -0.1"),
+        ({"lr": math.nan}, "Recipe: lr: expected a finite number > 0, got nan"),
+        ({"lr": math.inf}, "Recipe: lr: expected a finite number > 0, got inf"),
+        ({"lr": "fast"}, "Recipe: lr: expected a finite number > 0, got 'fast'"),
+        ({"lr": True}, "Recipe: lr: expected a finite number > 0, got True"),
+        ({"momentum": 0}, r"Recipe: momentum: expected a number in \(0, 1\), got 0"),
+        ({"momentum": 1.0}, r"Recipe: momentum: expected a number in \(0, 1\), got 1.0"),
+        ({"weight_decay": -1e-4}, "Recipe: weight_decay: expected a finite number >= 0, got -0.0001"),
+        ({"upper_lr": 0.0}, "Recipe: upper_lr: expected a finite number > 0, got 0.0"),
+        ({"gamma": 0.0}, "Recipe: gamma: expected a number > 0 or inf, got 0.0"),
+        ({"imp_rate": 1.0}, r"Recipe: imp_rate: expected a number in \(0, 1\), got 1.0"),
+        ({"radius": 0.9}, "Recipe: radius: expected a finite number >= 1, got 0.9"),
+        ({"skip": "conv*"}, r"Recipe: skip: expected a tuple of globs, got 'conv\*'"),
+        ({"device": "tpu"}, "Recipe: device: expected cpu or cuda, got 'tpu'"),
+    ],
+)
+def test_settings_out_of_range_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Recipe(**change)
+
+
+# The grid
+
+
+def test_the_grid_is_ordered_and_without_repetition() -> None:
+    runs = grid(["bip", "imp", "bip"], [0.5, 0.9, 0.50], 2, SMALL)
+    expected = [(m, s, seed) for m in ("bip", "imp") for s in (0.5, 0.9) for seed in (0, 1)]
+    assert [(r.method, r.sparsity, r.seed) for r in runs] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((["imp", "magic"], [0.5], 1), "compare: methods: expected some of imp, imp-lth, .*, got 'magic'"),
+        (([], [0.5], 1), "compare: expected at least one method, one sparsity and one seed"),
+        ((["imp"], [], 1), "compare: expected at least one method, one sparsity and one seed"),
+        ((["imp"], [0.5], 0), "compare: expected at least one method, one sparsity and one seed"),
+        ((["imp"], [1.0], 1), r"RunConfig: sparsity: expected a number in \[0, 1\), got 1.0"),
+        ((["imp"], [math.nan], 1), r"RunConfig: sparsity: expected a number in \[0, 1\), got nan"),
+    ],
+)
+def test_a_bad_grid_is_named(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid(*arguments, SMALL)
+
+
+# Equal starts
+
+
+class Spy:
+    """What a run is given, and the batches that its losses see, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dense: list[dict[str, Tensor]] = []
+        self.init: list[dict[str, Tensor]] = []
+        self.masks: list[sk.Masks] = []
+        self.batches: list[list[Tensor]] = []
+        real_start, real_loss = module.Start, module.cross_entropy
+
+        def start(model: Any, loss: Any, init: Any, *rest: Any) -> Any:
+            self.dense.append(copied(sk.dense_state_dict(model)))
+            self.init.append(copied(init))
+            self.masks.append(sk.masks(model))
+            self.batches.append([])
+            return real_start(model, loss, init, *rest)
+
+        def loss(model: Any, batch: Any) -> Tensor:
+            self.batches[-1].append(batch[0].clone())
+            return real_loss(model, batch)
+
+        monkeypatch.setattr(module, "Start", start)
+        monkeypatch.setattr(module, "cross_entropy", loss)
+        monkeypatch.setattr(engine, "cross_entropy", loss)
+
+
+def test_all_methods_start_from_one_network_and_see_one_order(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, spy = bench.dense(0), Spy(monkeypatch)
+    for i, method in enumerate(EVERY):
+        torch.manual_seed(i)  # no method may depend on the global state
+        run_model(config(method), bench)
+    assert all(equal(state, dense.state) for state in spy.dense)
+    assert all(equal(init, dense.init) for init in spy.init)
+    assert all(masks.sparsity == 0 and masks == spy.masks[0] for masks in spy.masks)
+    own = dict(zip(EVERY, spy.batches, strict=True))
+    stream = [next(batches)[0] for batches in [bench.batches(0, 1)] for _ in range(40)]
+    for method, seen in own.items():
+        pruning = seen[: len(seen) - 12] if METHODS[method].finetune else seen
+        if METHODS[method].ode_batches:
+            # Its batches are larger, but the images come in the same order.
+            assert torch.equal(pruning[0], next(bench.batches(0, 1, 40))[0]) and torch.equal(pruning[0][:16], stream[0])
+        else:
+            assert len(pruning) == COSTS[method][2] - 12 * METHODS[method].finetune
+            assert all(torch.equal(a, b) for a, b in zip(pruning, stream, strict=False)), method
+    tails = [next(batches)[0] for batches in [bench.batches(0, 2)] for _ in range(12)]
+    for method in ("spode", "bip-finetune"):
+        assert all(torch.equal(a, b) for a, b in zip(own[method][-12:], tails, strict=True))
+    assert equal(bench.dense(0).state, dense.state)  # runs leave it alone
+
+
+def test_seeds_have_networks_and_orders_of_their_own(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    for seed in (0, 1):
+        run_model(config("oneshot", seed=seed), bench)
+    assert not equal(spy.dense[0], spy.dense[1]) and not equal(spy.init[0], spy.init[1])
+    assert not torch.equal(spy.batches[0][0], spy.batches[1][0])
+
+
+def test_the_dense_network_from_disk_gives_the_same_run(dense_folder: Path, tmp_path: Path) -> None:
+    from_disk, row = run_model(config("bip"), Workbench(SMALL, dense_folder))
+    trained_here, other = run_model(config("bip"), Workbench(SMALL, tmp_path))
+    assert equal(copied(from_disk.state_dict()), copied(trained_here.state_dict()))
+    assert row["result"] == other["result"]
+
+
+# Counts, costs and factors
+
+
+@pytest.fixture(scope="module")
+def all_rows(dense_folder: Path) -> dict[str, Any]:
+    """Method -> its row, and how many steps its progress was told of."""
+    bench, rows = Workbench(SMALL, dense_folder), {}
+    for method in EVERY:
+        steps = []
+
+        class Counting(Silent):
+            def run(self, config: RunConfig, steps: int, seen: Any = steps) -> Callable[[], None]:
+                return lambda: seen.append(steps)
+
+        model, row = run_model(config(method), bench, Counting())
+        rows[method] = {"row": row, "steps": steps, "masks": sk.masks(model)}
+    return rows
+
+
+def test_every_method_keeps_the_same_exact_number(all_rows: dict[str, Any]) -> None:
+    total = 64 * 256 + 256 * 128 + 128 * 10
+    kept = kept_count(total, SPARSITY)
+    for method, found in all_rows.items():
+        result = found["row"]["result"]
+        expected = total - math.floor(SPARSITY * total) if method == "bip-released" else kept
+        assert (result["kept"], result["total"]) == (expected, total), method
+        assert result["kept"] == found["masks"].count() and result["sparsity"] == found["masks"].sparsity
+        assert result["mask_hash"] == found["masks"].hash()[:16]
+    assert total - math.floor(SPARSITY * total) == kept  # so that the released counts agree here
+
+
+# By hand, with 6 steps and 96 images in an epoch, 2 epochs in a phase and 3 rounds of IMP:
+# method -> (steps, epochs, passes, dense-equivalent epochs)
+COSTS = {
+    "imp": (36, 6.0, 36, 6.0),
+    "imp-lth": (36, 6.0, 36, 6.0),
+    "imp-finetune": (36, 6.0, 36, 6.0),
+    "imp-budget": (24, 4.0, 24, 4.0),
+    "omp": (12, 2.0, 12, 2.0),
+    "oneshot": (12, 2.0, 12, 2.0),
+    "bip": (12, 2.0, 24, 4.0),
+    "bip-cubic": (12, 2.0, 24, 4.0),
+    "bip-1pass": (12, 2.0, 12, 2.0),
+    "bip-released": (12, 2.0, 24, 4.0),
+    "bip-finetune": (24, 4.0, 36, 6.0),
+    "spode": (15, 2 + 3 * 40 / 96, 15, 2 + 3 * 40 / 96),
+}
+
+
+def test_the_table_of_costs_is_complete() -> None:
+    assert COSTS.keys() == METHODS.keys() and len(imp_ladder(SPARSITY, SMALL.imp_rate)) == 3
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_costs_by_hand_and_by_forecast(all_rows: dict[str, Any], bench: Workbench, method: str) -> None:
+    cost, steps = all_rows[method]["row"]["cost"], all_rows[method]["steps"]
+    found = (cost["steps"], cost["epochs"], cost["passes"], cost["dense_epochs"])
+    assert found == pytest.approx(COSTS[method], rel=1e-12)
+    predicted = as_method(method).passes(SMALL, SPARSITY, bench.epoch_images)
+    assert cost["dense_epochs"] == pytest.approx(predicted, rel=1e-12)
+    assert cost["steps"] == total_steps(config(method), bench) == len(steps) and set(steps) == {cost["steps"]}
+    assert cost["passes_per_step"] == pytest.approx(cost["dense_epochs"] / cost["epochs"], rel=1e-12)
+    assert 0 < cost["selection_seconds"] < cost["seconds"]
+    busy = cost["seconds"] - cost["selection_seconds"]
+    assert cost["passes"] * cost["seconds_per_pass"] == pytest.approx(busy, rel=1e-9)
+    assert busy * cost["selection_factor"] == pytest.approx(cost["seconds"], rel=1e-9)
+
+
+@pytest.mark.parametrize("method", [m for m in EVERY if m != "imp"])
+def test_the_four_factors_multiply_to_the_ratio(all_rows: dict[str, Any], method: str) -> None:
+    rows = [all_rows["imp"]["row"], all_rows[method]["row"]]
+    found = speedup(rows, method, "imp", sparsity=SPARSITY)
+    assert found and found.factors and found.checkpoint.seconds and found.checkpoint.work
+    seconds = [row["cost"]["seconds"] for row in rows]
+    assert found.factors.product == pytest.approx(seconds[0] / seconds[1], rel=1e-9)
+    assert found.factors.product == pytest.approx(found.checkpoint.seconds.value, rel=1e-9)
+    assert found.checkpoint.work.value == pytest.approx(COSTS["imp"][3] / COSTS[method][3], rel=1e-9)
+    assert found.pretraining.work and found.pretraining.work.baseline == pytest.approx(3 + 6, rel=1e-9)
+
+
+def test_rows_are_json_and_say_what_was_run(all_rows: dict[str, Any]) -> None:
+    for method, found in all_rows.items():
+        row = found["row"]
+        assert json.loads(json.dumps(row, allow_nan=False)) == row
+        assert (row["id"], row["method"], row["seed"]) == (config(method).id, method, 0)
+        assert row["config"] == as_json(SMALL) and row["environment"]["torch"] == str(torch.__version__)
+        assert row["dense"]["epochs"] == 3
+
+
+def test_forecast_in_dense_equivalent_epochs(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "PROBE_STEPS", 2)
+    times = iter([10.0, 14.0])
+    monkeypatch.setattr(forecast, "clock", lambda device: next(times))
+    rows, dense = forecast.forecast([config(m) for m in EVERY], bench)
+    epoch = 4.0 / 2 * 6  # seconds: two steps took four, an epoch has six
+    assert dense == pytest.approx(3 * epoch)
+    for row in rows:
+        assert row.dense_epochs == pytest.approx(COSTS[row.config.method][3], rel=1e-12)
+        assert row.seconds == pytest.approx(row.dense_epochs * epoch, rel=1e-12)
+
+
+# Honesty
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_nothing_is_evaluated_while_training(bench: Workbench, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    bench.dense(0)
+    looks: list[tuple[str, int]] = []
+    steps: list[int] = []
+
+    class Counting(Silent):
+        def run(self, config: RunConfig, total: int) -> Callable[[], None]:
+            return lambda: steps.append(1)
+
+    def look(model: Any, data: Any, split: str) -> float:
+        looks.append((split, len(steps)))
+        return 0.5
+
+    monkeypatch.setattr(module, "accuracy", look)
+    monkeypatch.setattr(engine, "accuracy", lambda *a: pytest.fail("evaluated by the engine"))
+    blind, _ = run_model(config(method), bench, Counting())
+    end = COSTS[method][0]
+    before = {"oneshot": [0], "spode": [3], "bip-finetune": [12]}.get(method, [end] if method.startswith("bip") else [])
+    assert looks == [("test", at) for at in before] + [("val", end), ("test", end)]
+    monkeypatch.undo()
+    seeing, _ = run_model(config(method), bench)  # looking changes nothing
+    assert equal(copied(blind.state_dict()), copied(seeing.state_dict()))
+
+
+# Rows on disk: skipping, failing, resuming
+
+
+class Log(Silent):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bool, bool]] = []
+
+    def finished(self, config: RunConfig, row: Any, skipped: bool) -> None:
+        self.seen.append((config.method, skipped, "error" in row))
+
+
+def files(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / ROWS)
+
+
+def test_finished_runs_are_skipped(bench: Workbench, tmp_path: Path) -> None:
+    runs, log, told = [config("oneshot"), config("omp")], Log(), []
+    rows = compare(runs, tmp_path, log, bench, told.append)
+    assert told == rows and files(tmp_path) == rows
+    again = compare([*runs, config("bip")], tmp_path, log, bench)
+    assert again[:2] == rows and len(files(tmp_path)) == 3
+    assert [skipped for _, skipped, _ in log.seen] == [False, False, True, True, False]
+    assert compare([config("omp")], tmp_path) == rows[1:]  # no workbench is made where nothing is left to do
+
+
+def fail_with(error: BaseException) -> Callable[[Any], Any]:
+    def build(start: Any) -> Any:
+        raise error
+
+    return build
+
+
+@pytest.mark.parametrize("error", [ValueError("no luck"), RuntimeError("out of memory")])
+def test_a_failed_run_leaves_an_error_and_is_tried_again(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    runs, log = [config("omp"), config("imp"), config("oneshot")], Log()
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "imp", replace(METHODS["imp"], build=fail_with(error)))
+        rows = compare(runs, tmp_path, log, bench)
+    assert [("error" in row, "result" in row) for row in rows] == [(False, True), (True, False), (False, True)]
+    assert rows[1]["error"] == str(error) and rows[1]["id"] == runs[1].id and rows[1]["config"] == as_json(SMALL)
+    rows = compare(runs, tmp_path, log, bench)
+    assert all("result" in row for row in rows) and len(files(tmp_path)) == 4
+    assert [x[1:] for x in log.seen] == [(False, False), (False, True), (False, False)] + [
+        (True, False),
+        (False, False),
+        (True, False),
+    ]
+
+
+def test_a_loss_that_blows_up_is_a_failed_run(tmp_path: Path, bench: Workbench) -> None:
+    runs = [config(method, lr=1e20) for method in ("bip", "imp", "spode", "omp")] + [config("oneshot")]
+    rows = compare(runs, tmp_path, bench=bench)
+    assert all("expected" in row["error"] and "NaN or inf" in row["error"] for row in rows[:-1])
+    assert "result" in rows[-1]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [config("oneshot"), config("bip"), config("spode")]
+    whole = compare(runs, tmp_path / "whole", bench=bench)
+
+    class Interrupting(Silent):
+        def run(self, config: RunConfig, steps: int) -> Callable[[], None]:
+            left = iter(range(5))
+
+            def on_step() -> None:
+                if config.method == "bip" and next(left) == 4:
+                    raise KeyboardInterrupt
+
+            return on_step
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(runs, tmp_path / "cut", Interrupting(), bench)
+    assert [row["method"] for row in files(tmp_path / "cut")] == ["oneshot"]
+    log = Log()
+    rows = compare(runs, tmp_path / "cut", log, Workbench(SMALL, bench.out))
+    assert [skipped for _, skipped, _ in log.seen] == [True, False, False]
+    assert [row["result"] for row in rows] == [row["result"] for row in whole]
+    assert [row["id"] for row in files(tmp_path / "cut")] == [run.id for run in runs]
+
+
+def test_a_line_cut_by_a_killed_process_is_run_again(bench: Workbench, tmp_path: Path) -> None:
+    rows = compare([config("oneshot"), config("omp")], tmp_path, bench=bench)
+    file = tmp_path / ROWS
+    file.write_bytes(file.read_bytes()[:-40])
+    again = compare([config("oneshot"), config("omp")], tmp_path, bench=bench)
+    assert [row["result"] for row in again] == [row["result"] for row in rows] and len(files(tmp_path)) == 2
+
+
+def test_a_row_made_under_other_defaults_does_not_count(bench: Workbench, tmp_path: Path) -> None:
+    (row,) = compare([config("oneshot")], tmp_path, bench=bench)
+    other = row | {"config": row["config"] | {"epochs": 20}}
+    (tmp_path / ROWS).write_text(json.dumps(other) + "\n")
+    assert compare([config("oneshot")], tmp_path, bench=bench)[0]["config"]["epochs"] == 2
+    older = {name: value for name, value in row["config"].items() if name != "radius"}  # before there was a radius
+    (tmp_path / ROWS).write_text(json.dumps(row | {"config": older}) + "\n")
+    assert compare([config("oneshot")], tmp_path, bench=bench)[0]["config"] == older
+
+
+def test_a_folder_that_is_a_file_is_told_before_any_run(bench: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OSError):
+        compare([config("oneshot")], tmp_path / "out", bench=bench)
+
+
+def test_adopted_weights_are_where_every_method_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Workbench(SMALL, tmp_path)
+    donor = bench.network(8)
+    sk.sparsify(donor)
+    bench.adopt(0, sk.save(donor, tmp_path / "mine"))
+    spy = Spy(monkeypatch)
+    for method in ("bip", "omp"):
+        _, row = run_model(config(method), bench)
+        assert row["dense"]["epochs"] == 0 and row["dense"]["seconds"] == 0
+    assert all(equal(state, bench.network(8).state_dict()) for state in spy.dense)
+    assert all(equal(init, bench.network(0).state_dict()) for init in spy.init)
+
+
+def test_skipped_layers_are_never_pruned(bench: Workbench) -> None:
+    model, row = run_model(config("bip", skip=("5", "1")), bench)
+    assert list(sk.masks(model)) == ["3"]
+    assert row["result"]["total"] == 256 * 128 and row["result"]["kept"] == kept_count(256 * 128, SPARSITY)
+
+
+def test_runs_are_functions_of_their_configuration(bench: Workbench) -> None:
+    for method in ("spode", "bip-1pass", "imp-budget"):
+        torch.manual_seed(1)
+        one, first = run_model(config(method), bench)
+        torch.manual_seed(2)
+        two, second = run_model(config(method), bench)
+        assert equal(copied(one.state_dict()), copied(two.state_dict())) and first["result"] == second["result"]
+    assert copy.deepcopy(first["result"])["mask_hash"] == second["result"]["mask_hash"]
