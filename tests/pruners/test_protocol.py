@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every pruner promises, asked of all of them alike."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sparsekit as sk
+from sparsekit.allocation import Global, kept_count
+from sparsekit.projection import Projection
+from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, CollapseWarning, IMPOptions, OneShotMagnitude, Pruner, SpODE
+from sparsekit.pruners.spode_options import SpODEOptions
+from sparsekit.schedules import Linear
+
+SPARSITY = 0.45
+Batch = tuple[Tensor, Tensor]
+
+
+def build(seed: int = 0) -> nn.Sequential:
+    """Convolution, norm, dropout and two linear layers with one weight, which is pruned once."""
+    torch.manual_seed(seed)
+    body = [
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.25),
+        nn.Linear(36, 8),
+        nn.ReLU(),
+    ]
+    model = nn.Sequential(*body, nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+    model[9].weight = model[7].weight
+    sk.sparsify(model)
+    return model
+
+
+TWINS = ("7", "9")
+INITIAL = build(seed=5).state_dict()
+
+
+class Stream(Iterator[Batch]):
+    """Endless batches that depend on their number alone; counts how many were drawn."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.drawn = start
+
+    def __next__(self) -> Batch:
+        generator = torch.Generator().manual_seed(100 + self.drawn)
+        self.drawn += 1
+        return torch.randn(6, 1, 5, 5, generator=generator), torch.randint(3, (6,), generator=generator)
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    torch.manual_seed(int(batch[1].sum()))  # dropout then depends on the batch alone
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def seeded_outside(model: nn.Module, batch: Batch) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def sgd(parameters: Any, lr: float = 0.05) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=1e-3)
+
+
+def still(parameters: Any) -> torch.optim.SGD:
+    return sgd(parameters, lr=1e-12)
+
+
+def imp(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> IMP:
+        return IMP(model, objective, sparsity, optimizer=optimizer, **arguments, **more)
+
+    return make
+
+
+def omp(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> OMP:
+        return OMP(model, objective, sparsity, optimizer=optimizer, steps=4, **arguments, **more)
+
+    return make
+
+
+def one_shot(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> OneShotMagnitude:
+        return OneShotMagnitude(model, objective, sparsity, optimizer=optimizer, **arguments, **more)
+
+    return make
+
+
+def bip(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> BiP:
+        upper_lr = 1e-12 if optimizer is still else 0.1
+        lower = optimizer(model.parameters())
+        return BiP(model, objective, sparsity, steps=5, lower=lower, upper_lr=upper_lr, **arguments, **more)
+
+    return make
+
+
+def spode(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = None, **more: Any
+    ) -> SpODE:
+        radius = 1.0 if optimizer is still else 1.3
+        return SpODE(model, objective, sparsity, steps=5, radius=radius, recalibrate=2, **arguments, **more)
+
+    return make
+
+
+MAKERS: dict[str, Callable[..., Any]] = {
+    "bip": bip(),
+    "bip-value": bip(options=BiPOptions(key="value")),
+    "bip-1pass": bip(options=BiPOptions(passes=1, scores="tied")),
+    "bip-lower2": bip(options=BiPOptions(lower_steps=2, upper_batchnorm="eval")),
+    "bip-released": bip(options=BiPOptions(variant="released")),
+    "bip-ramp": bip(schedule=Linear(0.1, SPARSITY, 0, 4)),
+    "spode": spode(),
+    "spode-l1-gau": spode(energy="l1", polariser="gau", options=SpODEOptions(score_momentum=0.5)),
+    "spode-hess": spode(polariser="qtm", options=SpODEOptions(step_schedule="hess", radius_schedule="hess")),
+    "spode-bare": spode(options=SpODEOptions(reproject=False, batchnorm="frozen")),
+    "imp-init": imp(steps_per_round=2, rewind="init", rewind_state=INITIAL),
+    "imp-init-dense": imp(steps_per_round=2, rewind="init", dense_steps=2),
+    "imp-early": imp(steps_per_round=2, rewind="early", dense_steps=3, options=IMPOptions(rewind_step=1)),
+    "imp-lr": imp(steps_per_round=2, rewind="lr"),
+    "imp-none": imp(steps_per_round=2, rewind="none"),
+    "imp-budget": imp(budget=7),
+    "omp": omp(rewind_state=INITIAL),
+    "omp-dense": omp(dense_steps=2),
+    "oneshot": one_shot(steps=4),
+    "oneshot-recalibrated": one_shot(steps=2, recalibrate=2),
+}
+EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def copied(state: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def counters(pruner: Any) -> tuple[int, int, int]:
+    return pruner.cost.steps, pruner.cost.passes, pruner.cost.samples
+
+
+def planned(pruner: Any) -> int:
+    """Weights that must be kept at this moment."""
+    total = pruner.masks.numel
+    if isinstance(pruner, BiP):
+        step = pruner.cost.steps
+        sparsity = SPARSITY if pruner.done else pruner.schedule(step)
+        return (
+            total - math.floor(sparsity * total)
+            if pruner.options.variant == "released"
+            else kept_count(total, sparsity)
+        )
+    if isinstance(pruner, SpODE):
+        return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
+    if isinstance(pruner, IMP):
+        return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
+    return kept_count(total, SPARSITY) if pruner.round else total
+
+
+def in_sync(pruner: Any) -> bool:
+    """Do the layers that share a weight have one mask, and the live layers the masks of the snapshot?"""
+    model, masks = pruner.model, pruner.masks
+    one, two = (model[int(name)] for name in TWINS)
+    return one.weight is two.weight and one.mask == two.mask == masks[TWINS[0]] and TWINS[1] not in masks
+
+
+@EVERY
+def test_the_protocol_and_what_holds_after_every_step(make: Callable[..., Any]) -> None:
+    model = build()
+    pruner, batches = make(model), Stream()
+    assert isinstance(pruner, Pruner) and pruner.model is model and not pruner.done
+    assert pruner.masks.count() == planned(pruner) and in_sync(pruner)
+    for step in range(1, 100):
+        training, before, was = [m.training for m in model.modules()], counters(pruner), pruner.masks
+        metrics = pruner.step(batches)
+        masks = pruner.masks
+        assert masks.count() == planned(pruner) and in_sync(pruner)
+        assert masks.numel == sum(layer.weight.numel() for layer in sk.masked_layers(model).values())
+        assert [m.training for m in model.modules()] == training
+        for name, value in metrics.items():
+            assert isinstance(name, str) and isinstance(value, Tensor)
+            assert value.ndim == 0 and not value.requires_grad and value.device == model[0].weight.device
+        numbers = metrics.read()
+        assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values())
+        flips = sum((was[name] ^ masks[name]).count() for name in masks)
+        regrown = sum((masks[name] & ~was[name]).count() for name in masks)
+        assert (numbers["flips"], numbers["regrown"]) == (flips, regrown)
+        assert pruner.cost.steps == step and pruner.cost.passes >= before[1] and pruner.cost.samples >= before[2]
+        if pruner.done:
+            break
+    assert pruner.done and pruner.cost.samples == 6 * pruner.cost.passes > 0
+    assert pruner.cost.selection_seconds > 0 and pruner.steps == pruner.cost.steps
+    state, drawn = copied(model.state_dict()), batches.drawn
+    with pytest.raises(ValueError, match=rf"^{type(pruner).__name__}: step: expected a run that is not done, got step"):
+        pruner.step(batches)
+    assert equal(copied(model.state_dict()), state) and batches.drawn == drawn and pruner.cost.steps == step
+    assert torch.equal(sk.finalize(model)[7].weight, model[9].weight)
+
+
+@EVERY
+def test_masks_are_snapshots(make: Callable[..., Any]) -> None:
+    pruner = make(build())
+    masks = pruner.masks
+    before = masks.hash()
+    pruner.fit([next(Stream(i)) for i in range(3)])
+    assert masks.hash() == before
+
+
+@EVERY
+def test_a_run_is_a_function_of_its_seed(make: Callable[..., Any]) -> None:
+    def run(seed: int) -> dict[str, Tensor]:
+        model = build()
+        pruner, batches = make(model, seeded_outside), Stream()
+        torch.manual_seed(seed)
+        while not pruner.done:
+            pruner.step(batches)
+        return copied(model.state_dict())
+
+    first, second, other = run(3), run(3), run(4)
+    assert equal(first, second)
+    assert not equal(first, other)  # dropout: the seed does enter
+
+
+def through_a_file(state: Any) -> Any:
+    """As a user stores it: torch.save, then a load that unpickles nothing but tensors and plain values."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@EVERY
+def test_resume_from_any_step_is_bit_equal(make: Callable[..., Any]) -> None:
+    model = build()
+    pruner, batches, cuts = make(model), Stream(), []
+    while True:
+        cuts.append(copy.deepcopy((batches.drawn, model.state_dict(), pruner.state_dict())))
+        if pruner.done:
+            break
+        pruner.step(batches)
+    final, masks = copied(model.state_dict()), pruner.masks
+    for drawn, weights, state in cuts:
+        again = build(seed=9)
+        resumed, rest = make(again), Stream(drawn)
+        again.load_state_dict(weights)
+        stored = through_a_file(state)
+        resumed.load_state_dict(stored)
+        assert counters(resumed) == (state["cost"]["steps"], state["cost"]["passes"], state["cost"]["samples"])
+        assert resumed.cost.selection_seconds == state["cost"]["selection_seconds"]
+        while not resumed.done:
+            resumed.step(rest)
+        assert equal(copied(again.state_dict()), final) and resumed.masks == masks
+        assert rest.drawn == batches.drawn and counters(resumed) == counters(pruner)
+        assert in_sync(resumed)
+
+
+@EVERY
+def test_a_state_stays_what_it_was_and_serves_twice(make: Callable[..., Any]) -> None:
+    model = build()
+    pruner, batches = make(model), Stream()
+    for _ in range(2):
+        pruner.step(batches)
+    drawn, weights, state = copy.deepcopy((batches.drawn, model.state_dict(), pruner.state_dict()))
+    finals = []
+    for _ in range(2):
+        again = build(seed=9)
+        resumed, rest = make(again), Stream(drawn)
+        again.load_state_dict(weights)
+        resumed.load_state_dict(state)
+        while not resumed.done:
+            resumed.step(rest)
+        finals.append(copied(again.state_dict()))
+    assert equal(*finals)
+
+
+@EVERY
+def test_fit_goes_through_the_loader_as_often_as_needed(make: Callable[..., Any]) -> None:
+    model, told = build(), []
+    pruner = make(model)
+    loader = [next(Stream(i)) for i in range(2)]
+    masks = pruner.fit(loader, told.append)
+    assert pruner.done and masks == pruner.masks and masks.count() == planned(pruner)
+    assert len(told) == pruner.cost.steps == pruner.steps and all(isinstance(m, sk.Metrics) for m in told)
+    state = copied(model.state_dict())
+    assert pruner.fit(loader) == masks and equal(copied(model.state_dict()), state)  # nothing is left to do
+
+    twin = build()
+    by_hand, batches = make(twin), itertools.cycle(loader)
+    while not by_hand.done:
+        by_hand.step(batches)
+    assert equal(copied(twin.state_dict()), state)
+
+
+@EVERY
+def test_fit_refuses_a_loader_that_runs_dry(make: Callable[..., Any]) -> None:
+    for loader in ([], iter([next(Stream())])):
+        pruner = make(build())
+        expected = r": loader: expected batches at each pass, got none \(is it a used-up iterator\?\)"
+        with pytest.raises(ValueError, match=type(pruner).__name__ + expected):
+            pruner.fit(loader)
+
+
+KINDS = {"bip": "bip", "spode": "spode", "imp": "imp-lr", "omp": "omp", "oneshot": "oneshot"}
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_states_of_other_runs_are_refused(source: str, target: str) -> None:
+    make, pruner = MAKERS[KINDS[target]], MAKERS[KINDS[target]](build())
+    if source == target:
+        state, expected = make(build(), sparsity=0.6).state_dict(), "expected (sparsity 0.45, got 0.6|rounds)"
+    else:
+        state, expected = MAKERS[KINDS[source]](build()).state_dict(), "expected pruner|expected steps"
+    before, counted = copied(pruner.model.state_dict()), counters(pruner)
+    with pytest.raises(ValueError, match=rf"{type(pruner).__name__}: load_state_dict: ({expected})"):
+        pruner.load_state_dict(state)
+    assert equal(copied(pruner.model.state_dict()), before) and counters(pruner) == counted
+
+
+# Collapse
+
+SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot"]
+
+
+def shrunken() -> nn.Sequential:
+    model = build()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-6)
+    return model
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_layer_without_weights_is_told_once_at_the_end(name: str) -> None:
+    pruner, batches = MAKERS[name](shrunken(), sparsity=0.6, optimizer=still), Stream()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while pruner.cost.steps < pruner.steps - 1:
+            pruner.step(batches)
+        assert not caught
+        pruner.step(batches)
+    assert pruner.masks["0"].count() == 0
+    assert [w.category for w in caught] == [CollapseWarning]
+    kind = type(pruner).__name__
+    assert str(caught[0].message) == f"{kind}: layer `0` keeps 0 of 36 weights; set min_keep in the allocation"
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_min_keep_prevents_it(name: str) -> None:
+    model = shrunken()
+    pruner = MAKERS[name](model, sparsity=0.6, optimizer=still, projection=Projection(allocation=Global(min_keep=2)))
+    masks = pruner.fit([next(Stream())])  # a warning would be an error here
+    assert masks["0"].count() == 2 and masks.count() == kept_count(masks.numel, 0.6)
