@@ -19,8 +19,8 @@ from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.methods import Start, as_method
 from sparsekit.benchmarks.recipe import Recipe, RunConfig, as_json
 from sparsekit.benchmarks.rows import Row, append_row, read_rows
+from sparsekit.benchmarks.spent import Spent
 from sparsekit.nn import masks, sparsify
-from sparsekit.pruners.base import BasePruner
 
 ROWS = "rows.jsonl"
 
@@ -56,14 +56,17 @@ class Silent:
 
 
 def grid(methods: Iterable[str], sparsities: Iterable[float], seeds: int, recipe: Recipe) -> list[RunConfig]:
-    """All runs, method by method, then sparsity, then seed. Raises ValueError on unknown methods or an empty grid."""
+    """All runs, seed by seed, then sparsity by sparsity. Raises ValueError on unknown methods or an empty grid.
+
+    The methods of one seed and sparsity follow each other, so that a machine that gets slower or faster meets them alike.
+    """
     names, levels = list(methods), list(sparsities)
     for name in names:
         as_method(name)
     if not names or not levels or seeds < 1:
         expected = "at least one method, one sparsity and one seed"
         raise ValueError(f"compare: expected {expected}, got {names}, {levels}, seeds={seeds}")
-    runs = (RunConfig(m, s, seed, recipe) for m in names for s in levels for seed in range(seeds))
+    runs = (RunConfig(m, s, seed, recipe) for seed in range(seeds) for s in levels for m in names)
     return list(dict.fromkeys(runs))  # a method or sparsity that is named twice runs once
 
 
@@ -74,49 +77,6 @@ def total_steps(config: RunConfig, bench: Workbench) -> int:
     return method.steps(config.recipe, config.sparsity, per_epoch) + tail
 
 
-@dataclass
-class _Spent:
-    """Cost of a run, phase by phase."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    passes: int = 0
-    samples: int = 0
-    iterated: float = 0.0
-    selection: float = 0.0
-
-    def add_pruner(self, pruner: BasePruner, seconds: float) -> None:
-        cost = pruner.cost
-        self.seconds += seconds
-        self.steps += cost.steps
-        self.passes += cost.passes
-        self.samples += cost.samples
-        # Samples that the steps would have used with one pass each.
-        self.iterated += cost.samples * cost.steps / cost.passes if cost.passes else 0.0
-        self.selection += cost.selection_seconds
-
-    def add_training(self, steps: int, batch_size: int, seconds: float) -> None:
-        self.seconds += seconds
-        self.steps += steps
-        self.passes += steps
-        self.samples += steps * batch_size
-        self.iterated += steps * batch_size
-
-    def row(self, images: int) -> dict[str, float]:
-        busy = self.seconds - self.selection
-        return {
-            "steps": self.steps,
-            "epochs": self.iterated / images,
-            "passes": self.passes,
-            "dense_epochs": self.samples / images,
-            "passes_per_step": self.samples / self.iterated if self.iterated else 0.0,
-            "seconds": self.seconds,
-            "selection_seconds": self.selection,
-            "seconds_per_pass": busy / self.passes if self.passes else 0.0,
-            "selection_factor": self.seconds / busy if busy else 1.0,
-        }
-
-
 def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = None) -> tuple[nn.Module, Row]:
     """Run one configuration from the dense network of its seed; returns the pruned, masked model and the finished row.
 
@@ -125,13 +85,17 @@ def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = N
     """
     progress = progress or Silent()
     recipe, method = config.recipe, as_method(config.method)
+    if recipe != bench.recipe:
+        raise ValueError("compare: configs: expected the recipe of the workbench for every run, got another one")
     dense = bench.dense(config.seed, progress.dense(config.seed, recipe.dense_epochs * bench.steps_per_epoch))
     model = bench.network(config.seed)
     model.load_state_dict(dense.state)
     sparsify(model, skip=recipe.skip)
     model.train()
     on_step = progress.run(config, total_steps(config, bench))
-    spent, before = _Spent(), None
+    spent, before = Spent(), None
+    bench.warm_up()
+    bench.seed_all(config.seed, phase=1)
     start = clock(recipe.device)
     given = Start(model, cross_entropy, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
     pruner = method.build(given)
@@ -160,9 +124,10 @@ class _Endless:
         return self._batches
 
 
-def _finetune(model: nn.Module, config: RunConfig, bench: Workbench, spent: _Spent, on_step: OnStep) -> None:
+def _finetune(model: nn.Module, config: RunConfig, bench: Workbench, spent: Spent, on_step: OnStep) -> None:
     recipe = config.recipe
     steps = recipe.epochs * bench.steps_per_epoch
+    bench.seed_all(config.seed, phase=2)
     start = clock(recipe.device)
     optimizer = make_sgd(recipe)(list(model.parameters()))
     train(model, bench.batches(config.seed, phase=2), optimizer, steps, on_step=on_step)
@@ -174,7 +139,7 @@ def _row(
     bench: Workbench,
     model: nn.Module,
     dense: dict[str, Any],
-    spent: _Spent,
+    spent: Spent,
     before: float | None,
 ) -> Row:
     final = masks(model)

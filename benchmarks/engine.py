@@ -102,6 +102,7 @@ class Workbench:
             raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
         self.data = data.to(recipe.device)
         self._dense: dict[int, Dense] = {}
+        self._warm = False
         # An unknown network or glob is an error now, not after hours of dense training.
         sparsify(self.network(seed=0), skip=recipe.skip)
 
@@ -131,6 +132,17 @@ class Workbench:
         return iter(
             self.data.batches("train", batch_size=batch_size or self.recipe.batch_size, seed=1000 * seed + phase)
         )
+
+    def seed_all(self, seed: int, phase: int) -> None:
+        """Seed PyTorch's own generators, which dropout draws from, so that a run does not depend on the ones before it."""
+        torch.manual_seed(1000 * seed + phase)
+
+    def warm_up(self) -> None:
+        """Once per process: a few steps on a network of no consequence, so that no method pays for the first ones."""
+        if not self._warm:
+            model = self.network(seed=0)
+            train(model, self.batches(seed=0, phase=9), make_sgd(self.recipe)(list(model.parameters())), steps=3)
+            self._warm = True
 
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
@@ -164,6 +176,8 @@ class Workbench:
         model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch
         optimizer = make_sgd(self.recipe)(list(model.parameters()))
         batches = self.batches(seed, phase=0)
+        self.warm_up()
+        self.seed_all(seed, phase=0)
         start = clock(self.recipe.device)
         train(model, batches, optimizer, steps, on_step=on_step)
         seconds = clock(self.recipe.device) - start

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pruning for PyTorch: compare methods, prune a network, see what is installed."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pruning for PyTorch: compare methods, prune a network, see what is installed.",
 )
 # Tables and results go to stdout; progress and errors to stderr, so that --json stays parseable.
 OUT, ERR = Console(), Console(stderr=True)

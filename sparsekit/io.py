@@ -45,9 +45,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         The directory.
 
     Raises:
-        ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module.
+        ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module, or no path.
     """
-    _check_module("save", model)
+    _check_arguments("save", model, path)
     if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
     tensors, ties = _unshared(model.state_dict())
@@ -107,9 +107,11 @@ def _permissions(target: Path) -> int:
     return 0o666 & ~umask
 
 
-def _check_module(function: str, model: Any) -> None:
+def _check_arguments(function: str, model: Any, path: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{function}: path: expected a str or Path, got {type(path).__name__}")
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -163,9 +165,9 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
 
     Raises:
         ValueError: no such file, not safetensors, a newer format, keys, shapes or masks that do not fit, or no masks
-            where ``masks="stored"``. The model is unchanged then. TypeError: no Module.
+            where ``masks="stored"``. The model is unchanged then. TypeError: no Module, or no path.
     """
-    _check_module("load", model)
+    _check_arguments("load", model, path)
     choose("load", "masks", masks, MASK_SOURCES)
     tensors = _read(path)
     stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
@@ -179,12 +181,15 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
     plain = {name: value for name, value in tensors.items() if not _is_mask(name)}
     _check_fit(model, plain)
     _check_masks(model, stored)
+    if masks != "stored":
+        # What the checkpoint pruned stays zero, even where its masks are not taken over.
+        pruned = {f"{name}.weight" if name else "weight": words for name, words in stored.items()}
+        plain |= {key: ops.mask_weight(plain[key], words) for key, words in pruned.items()}
     _attach(model, stored, bool(present))
     model.load_state_dict(plain, strict=False)
-    new = {}
-    for name, layer in masked_layers(model).items():
-        new[name] = Mask(stored[name], tuple(layer.weight.shape)) if masks == "stored" else _inferred(layer, masks)
-    set_masks(model, new)
+    taken = masks == "stored"
+    layers = masked_layers(model).items()
+    set_masks(model, {n: Mask(stored[n], tuple(v.weight.shape)) if taken else _inferred(v, masks) for n, v in layers})
     return model
 
 

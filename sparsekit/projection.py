@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,10 +63,10 @@ class Projection:
             key: rank single weights by "magnitude" or "value"; units by the norm or the sum of theirs.
 
         Raises:
-            ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers.
+            ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers. TypeError: scores
+                of another kind.
         """
-        if not scores:
-            raise ValueError("Projection: scores: expected at least one layer, got none")
+        _check_scores(scores)
         choose("Projection", "key", key, KEYS)
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         if isinstance(self.pattern, NM):
@@ -136,3 +136,16 @@ class Projection:
             most = torch.finfo(torch.float64).max
             ranked = [torch.where(torch.isnan(v), torch.inf, v.double().clamp(max=most)) for v in ranked]
         return ranked, missing if self.nan == "error" else torch.zeros_like(missing)
+
+
+def _check_scores(scores: Any) -> None:
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"Projection: scores: expected a mapping of layer names to tensors, got {type(scores).__name__}"
+        )
+    if not scores:
+        raise ValueError("Projection: scores: expected at least one layer, got none")
+    for name, value in scores.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"Projection: scores[{name!r}]: expected a floating point tensor, got {got}")

@@ -226,9 +226,11 @@ def test_masks_dense_and_infer(dense_file: Path) -> None:
     assert sk.masks(sk.load(plain(3), dense_file, masks="dense")).sparsity == 0
 
 
-def test_masks_dense_of_a_checkpoint_with_masks(saved: Path) -> None:
-    model = sk.load(plain(2), saved, masks="dense")
-    assert sk.masks(model).sparsity == 0 and torch.equal(model.conv.weight, masked().conv.weight)
+@pytest.mark.parametrize("source", ["dense", "infer"])
+def test_what_a_checkpoint_pruned_never_comes_back(saved: Path, source: str) -> None:
+    model, original = sk.load(plain(2), saved, masks=source), masked()
+    assert torch.equal(model.conv.masked_weight(), original.conv.masked_weight())
+    assert (sk.masks(model).sparsity == 0) == (source == "dense")
 
 
 def test_masks_of_some_layers_only_are_not_taken_for_all(tmp_path: Path) -> None:

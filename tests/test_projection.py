@@ -314,7 +314,7 @@ FC = {"fc": torch.randn(4, 8)}
         (
             lambda: Projection()({"a": torch.ones(3, dtype=torch.int32)}, 0.5),
             TypeError,
-            r"scores\[0\]: expected a float64",
+            r"Projection: scores\['a'\]: expected a floating point tensor, got torch.int32",
         ),
         (
             lambda: Projection(allocation={"conv*": 0.5})(FC, 0.5),

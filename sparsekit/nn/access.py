@@ -17,6 +17,8 @@ from sparsekit.nn.masked import WORDS, MaskedLayer
 
 def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
     """Masked layers by name in module order; layers that share one weight appear once, under the first name."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"masked_layers: model: expected a torch.nn.Module, got {type(model).__name__}")
     seen: set[int] = set()
     layers: dict[str, MaskedLayer] = {}
     for name, module in model.named_modules():
@@ -26,8 +28,8 @@ def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
     return layers
 
 
-def _twins(model: nn.Module) -> dict[int, list[MaskedLayer]]:
-    """All masked layers, grouped by the identity of their weight."""
+def layers_by_weight(model: nn.Module) -> dict[int, list[MaskedLayer]]:
+    """All masked layers, grouped by the identity of their weight: tied layers share a group."""
     groups: dict[int, list[MaskedLayer]] = {}
     for module in model.modules():
         if isinstance(module, MaskedLayer):
@@ -55,7 +57,7 @@ def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
             raise ValueError(
                 f"set_masks: masks[{name!r}]: expected shape {tuple(layers[name].weight.shape)}, got {mask.shape}"
             )
-    groups = _twins(model)
+    groups = layers_by_weight(model)
     for name, mask in masks.items():
         for layer in groups[id(layers[name].weight)]:
             layer.mask_words.copy_(mask.words)
@@ -99,7 +101,7 @@ def effective_weights(model: nn.Module, z: Mapping[str, Tensor]) -> Iterator[Non
     """
     layers = masked_layers(model)
     _check_names("effective_weights: z", z, layers)
-    groups = _twins(model)
+    groups = layers_by_weight(model)
     changed = [(layer, z[name]) for name in z for layer in groups[id(layers[name].weight)]]
     for layer, value in changed:
         if value.shape != layer.weight.shape:

@@ -16,6 +16,11 @@ def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
+def has_batchnorm(model: nn.Module) -> bool:
+    """Does the model have a BatchNorm with running statistics?"""
+    return bool(_batchnorms(model))
+
+
 def _forward(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
@@ -52,9 +57,11 @@ def recalibrate_batchnorm(
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None
             norm.train()
         for batch in batches:
+            for norm in norms:
+                # The cumulative average; momentum=None would ask the device how many batches there were.
+                norm.momentum = 1.0 / (used + 1)
             forward(model, batch)
             used += 1
         if not used:

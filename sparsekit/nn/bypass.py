@@ -20,6 +20,8 @@ from torch import nn
 _HARMLESS = {"dtype", "device", "shape", "ndim", "size", "dim", "requires_grad", "is_cuda", "numel"}
 # Methods whose names say that they set a module up or rebuild it (finalize comes before that): harmless outside forward.
 _SETUP = ("init", "reset", "load", "tie_", "set_", "extra_repr", "fuse", "reparam", "deploy")
+# Attributes through which a weight is reached.
+_SUSPECT = {"weight", "_parameters", "parameters", "named_parameters", "get_parameter"}
 _ANY = "*"  # some child, it is not known which
 Path = tuple[str, ...]
 
@@ -56,37 +58,46 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _tree(function: Any) -> ast.AST:
+def _tree(function: Any) -> ast.AST | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
-        return ast.Module([], [])
+        return None
+
+
+def _receiver(function: Any) -> str:
+    """What the function calls its module: nearly always self."""
+    return next(iter(function.__code__.co_varnames), "self")
 
 
 @functools.cache
 def _names_of_self(function: Any) -> frozenset[str]:
-    attributes = (node for node in ast.walk(_tree(function)) if isinstance(node, ast.Attribute))
-    return frozenset(n.attr for n in attributes if isinstance(n.value, ast.Name) and n.value.id == "self")
+    receiver, tree = _receiver(function), _tree(function)
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute)) if tree else ()
+    return frozenset(n.attr for n in attributes if isinstance(n.value, ast.Name) and n.value.id == receiver)
 
 
 @functools.cache
 def _weight_paths(function: Any) -> tuple[Path, ...]:
     """Paths p such that the function reads self.p.weight for more than its dtype, device or shape."""
     tree = _tree(function)
-    known = _bound_paths(tree)
+    if tree is None:
+        # No source (a shell, a compiled file): the names in the byte code cannot tell whose weight it is.
+        return ((_ANY,),) if _SUSPECT & set(function.__code__.co_names) else ()
+    known = _bound_paths(tree, _receiver(function))
     harmless = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in _HARMLESS}
     found: list[Path] = []
     for node in ast.walk(tree):
         if id(node) in harmless or not isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
             continue
         if isinstance(node, (ast.Attribute, ast.Call)):
-            found += sorted(path[:-1] for path in _paths(node, known) if len(path) > 1 and path[-1] == "weight")
+            found += sorted(path[:-1] for path in _paths(node, known) if len(path) > 1 and path[-1] in _SUSPECT)
     return tuple(dict.fromkeys(found))
 
 
-def _bound_paths(tree: ast.AST) -> dict[str, set[Path]]:
+def _bound_paths(tree: ast.AST, receiver: str) -> dict[str, set[Path]]:
     """For every name in the function: the paths under self that it may stand for."""
-    known: dict[str, set[Path]] = {"self": {()}}
+    known: dict[str, set[Path]] = {receiver: {()}}
     bindings: list[tuple[ast.AST, ast.AST, Path]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -99,7 +110,7 @@ def _bound_paths(tree: ast.AST) -> dict[str, set[Path]]:
         for target, value, suffix in bindings:
             new = {path + suffix for path in _paths(value, known) if len(path) < 8}
             for node in ast.walk(target):
-                if isinstance(node, ast.Name) and node.id != "self":
+                if isinstance(node, ast.Name) and node.id != receiver:
                     known.setdefault(node.id, set()).update(new)
     return known
 

@@ -38,6 +38,8 @@ def own_reason(module: nn.Module) -> str | None:
     kind, weight = type(module), module._parameters.get("weight")
     if isinstance(weight, UninitializedParameter):
         return "weight is not initialised yet; run one batch first"
+    if "forward" in vars(module):
+        return "its forward was replaced on the object itself"
     if is_parametrized(module):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     if kind not in MASKED_CLASS and not isinstance(module, MaskedLayer):

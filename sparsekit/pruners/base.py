@@ -14,11 +14,14 @@ from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.mask import Masks
 from sparsekit.nn import masked_layers, masks
+from sparsekit.nn.access import layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+
+READ_EVERY = 100
 
 
 class CollapseWarning(UserWarning):
@@ -81,6 +84,8 @@ class BasePruner:
         self.layers: dict[str, MaskedLayer] = masked_layers(model)
         if not self.layers:
             raise ValueError(f"{self.name}: model: expected masked layers, got nothing to prune; call sparsify first")
+        if not (projection is None or isinstance(projection, Projection)):
+            raise TypeError(f"{self.name}: projection: expected a Projection, got {projection!r}")
         if not callable(loss):
             raise TypeError(f"{self.name}: loss: expected a callable (model, batch) -> scalar, got {loss!r}")
         self.model, self.loss = model, loss
@@ -89,7 +94,6 @@ class BasePruner:
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}
-        self._collapsed: set[str] = set()
 
     @property
     def masks(self) -> Masks:
@@ -116,7 +120,9 @@ class BasePruner:
                 once, on other devices when the metrics are read).
         """
         if self.done:
-            raise ValueError(f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last")
+            raise ValueError(
+                f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
+            )
         values = self._advance(batches)
         self._step += 1
         self.cost.steps += 1
@@ -136,23 +142,28 @@ class BasePruner:
             metrics = self.step(batches)
             if on_step is not None:
                 on_step(metrics)
-            if self.done:
+            # On a GPU problems show only when somebody reads, and reading waits: a compromise between the two.
+            if self.done or self._step % READ_EVERY == 0:
                 metrics.read()
         return self.masks
 
     def _next(self, batches: Iterator[Any]) -> Any:
+        if not hasattr(batches, "__next__"):
+            raise TypeError(f"{self.name}: batches: expected an iterator, got {type(batches).__name__}")
         try:
             return next(batches)
         except StopIteration:
-            raise ValueError(f"{self.name}: batches: expected another batch at step {self._step + 1}, got none") from None
-        except TypeError as error:
-            raise TypeError(f"{self.name}: batches: expected an iterator, got {type(batches).__name__}") from error
+            raise ValueError(
+                f"{self.name}: batches: expected another batch at step {self._step + 1}, got none"
+            ) from None
 
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
         optimizer.zero_grad(set_to_none=True)
         value = self.loss(self.model, batch)
         self._check_loss(value)
+        if not value.requires_grad:
+            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
         value.backward()
         optimizer.step()
         self.cost.count_pass(batch_size(batch))
@@ -160,8 +171,11 @@ class BasePruner:
 
     def _check_loss(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError(f"{self.name}: loss: expected a scalar tensor, got {value!r}")
-        self._check(~torch.isfinite(value.detach()).reshape(()), f"{self.name}: loss: expected a finite value, got NaN or inf")
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"{self.name}: loss: expected a scalar tensor, got {got}")
+        self._check(
+            ~torch.isfinite(value.detach()).reshape(()), f"{self.name}: loss: expected a finite value, got NaN or inf"
+        )
 
     def _check(self, flag: Tensor, message: str) -> None:
         """Raise now where looking is free, else when the metrics are read."""
@@ -183,7 +197,7 @@ class BasePruner:
         with self.cost.selection():
             projected = self.projection(scores, sparsity, key)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
-            flips, regrown = [], []
+            flips, regrown, groups = [], [], layers_by_weight(self.model)
             for name, layer in self.layers.items():
                 old, new = layer.mask_words, projected.masks[name].words
                 if projected.invalid.device.type != "cpu":
@@ -191,41 +205,35 @@ class BasePruner:
                 changed = old ^ new
                 flips.append(ops.popcount(changed))
                 regrown.append(ops.popcount(changed & new))
-                self._write(layer, new)
+                for twin in groups[id(layer.weight)]:
+                    twin.mask_words.copy_(new)
         return {"flips": torch.stack(flips).sum(), "regrown": torch.stack(regrown).sum()}
 
-    @torch.no_grad()
-    def _write(self, layer: MaskedLayer, words: Tensor) -> None:
-        for twin in self._twins().get(id(layer.weight), [layer]):
-            twin.mask_words.copy_(words)
-
-    def _twins(self) -> dict[int, list[MaskedLayer]]:
-        """Masked layers that share a weight with another one, by the weight's identity; usually none."""
-        groups: dict[int, list[MaskedLayer]] = {}
-        for module in self.model.modules():
-            if isinstance(module, MaskedLayer):
-                groups.setdefault(id(module.weight), []).append(module)
-        return {key: group for key, group in groups.items() if len(group) > 1}
-
     def _warn_of_collapse(self) -> None:
-        for name, mask in self.masks.items():
-            if mask.numel and mask.count() == 0 and name not in self._collapsed:
-                self._collapsed.add(name)
-                message = f"{self.name}: layer `{name}` keeps 0 of {mask.numel:,} weights; set min_keep in the allocation"
+        counts = torch.stack([ops.popcount(layer.mask_words) for layer in self.layers.values()]).tolist()
+        for (name, layer), count in zip(self.layers.items(), counts, strict=True):
+            if count == 0 and layer.weight.numel():
+                kept = f"layer `{name}` keeps 0 of {layer.weight.numel():,} weights"
+                message = f"{self.name}: {kept}; set min_keep in the allocation"
                 warnings.warn(message, CollapseWarning, stacklevel=3)
+
+    def _config(self) -> dict[str, Any]:
+        """Arguments that a saved state must share, as plain values by name."""
+        return {"pruner": self.name, "sparsity": self.sparsity, "projection": repr(self.projection)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that, with the model's own state_dict (weights and masks), continues the run bit by bit."""
-        return {"pruner": self.name, "sparsity": self.sparsity, "step": self._step, "cost": self.cost.state_dict()}
+        return {"config": self._config(), "step": self._step, "cost": self.cost.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by the same class with the same sparsity. Load the model's state as well.
+        """Take over a state made by the same class with the same arguments. Load the model's state as well.
 
         Raises:
-            ValueError: the state belongs to another class or sparsity.
+            ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
         """
-        for key, own in (("pruner", self.name), ("sparsity", self.sparsity)):
-            if state.get(key) != own:
-                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {state.get(key)!r}")
+        given = state.get("config", {})
+        for key, own in self._config().items():
+            if given.get(key) != own:
+                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
         self._step = int(state["step"])
         self.cost.load_state_dict(state["cost"])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -43,7 +44,8 @@ class BiP(BasePruner):
         loss: (model, batch) -> scalar.
         sparsity: final fraction removed, in [0, 1).
         steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, one more.
-        lower: optimizer over the model's parameters (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
+        lower: optimizer over the model's parameters, among them every masked weight; its learning rate follows
+            ``lower_curve`` and is left where that ends (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
         upper_lr: beta, learning rate of the scores.
         gamma: strength of the lower regulariser, > 0; ``math.inf`` drops the implicit gradient (the Hydra gradient).
         projection: pattern and allocation; global and unstructured by default (variant "released" floors the count).
@@ -79,7 +81,8 @@ class BiP(BasePruner):
         super().__init__(model, loss, sparsity, projection)
         self.steps = checked_count("BiP", "steps", steps)
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
-        self.gamma = float(gamma)
+        self.gamma, self._upper_lr = float(gamma), float(upper_lr)
+        self._check_lower(lower)
         self.lower = lower
         self.schedule = schedule or (lambda step: sparsity)
         self.scores = self._initial_scores()
@@ -94,6 +97,14 @@ class BiP(BasePruner):
             LearningRate(self.upper, as_curve("BiP", "upper_curve", upper_curve)),
         )
         self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
+
+    def _check_lower(self, lower: torch.optim.Optimizer) -> None:
+        held = {id(p) for group in lower.param_groups for p in group["params"]}
+        for name, weight in self._parameters().items():
+            if id(weight) not in held or not weight.requires_grad:
+                raise ValueError(
+                    f"BiP: lower: expected an optimizer over every masked weight, got one without `{name}`"
+                )
 
     def _initial_scores(self) -> dict[str, Tensor]:
         """Trainable scores: theta itself when tied, a copy for the magnitude key, |theta| for the value key."""
@@ -119,9 +130,10 @@ class BiP(BasePruner):
             lower_loss, gradients = self._both_levels(self._next(batches))
             upper_loss = lower_loss
         else:
-            for _ in range(self.options.lower_steps):
-                lower_loss = self._train_step(self.lower, self._next(batches))
-            upper_loss, h = self._upper_pass(self._next(batches))
+            # Drawn before anything changes, so that a step without its batches can be repeated.
+            *lower, upper = [self._next(batches) for _ in range(self.options.lower_steps + 1)]
+            lower_loss = [self._train_step(self.lower, batch) for batch in lower][-1]
+            upper_loss, h = self._upper_pass(upper)
             gradients = self._hypergradients(h)
         self._step_scores(gradients)
         last = self._step + 1 == self.steps
@@ -140,6 +152,8 @@ class BiP(BasePruner):
     def _both_levels(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """One dense h for both levels: the lower step takes m * h of it; returns the scores' gradients at the old theta."""
         self.lower.zero_grad(set_to_none=True)
+        for weight in self._parameters().values():
+            weight.grad = None
         with dense_gradient(self.model):
             value = self.loss(self.model, batch)
             self._check_loss(value)
@@ -177,9 +191,13 @@ class BiP(BasePruner):
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the scores and both optimizers."""
-        scores = {} if self.options.tied else self.scores_for_ranking()
+        scores = {} if self.options.tied else {name: s.clone() for name, s in self.scores_for_ranking().items()}
         own = {"scores": scores, "upper": self.upper.state_dict(), "lower": self.lower.state_dict()}
-        return super().state_dict() | {"steps": self.steps} | own
+        return super().state_dict() | own
+
+    def _config(self) -> dict[str, Any]:
+        own = {"steps": self.steps, "gamma": self.gamma, "upper_lr": self._upper_lr, "options": asdict(self.options)}
+        return super()._config() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""

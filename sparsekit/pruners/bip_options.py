@@ -28,9 +28,10 @@ class BiPOptions:
     upper_momentum, upper_weight_decay: of the SGD on the scores.
     upper_batchnorm: in the upper pass, "frozen" normalises with the batch but keeps the running statistics (default),
         "train" updates them a second time as the released code does, "eval" normalises with the running statistics.
-    variant: "paper", or "released" for what the authors' code computes: scores tied to theta, the square of the score
-        gradient as implicit term, weight decay at both levels, statistics updated in both passes. Its third pass repeats
-        the second one on the same batch at the same weights and is not repeated here. Use gamma=1e4 for its lr2=1e-4.
+    variant: "paper", or "released" for the score update of the authors' code: scores tied to theta, the square of the
+        score gradient as implicit term, weight decay at both levels, statistics updated in both passes, counts floored.
+        Left out: its third pass, which repeats the second one at the same weights, its upper steps on BatchNorm's affine
+        parameters, and momentum left over from a frozen phase. Use gamma=1e4 for its lr2=1e-4.
     """
 
     key: Key = "magnitude"
@@ -57,9 +58,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def checked_options(
-    options: BiPOptions, upper_lr: float, gamma: float, lower: torch.optim.Optimizer
-) -> BiPOptions:
+def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: torch.optim.Optimizer) -> BiPOptions:
     """The options with what their variant implies, or an error that names the argument."""
     for argument, choices in _CHOICES.items():
         if getattr(options, argument) not in choices:
@@ -73,7 +72,9 @@ def checked_options(
     if not (isinstance(upper_lr, (int, float)) and upper_lr >= 0 and math.isfinite(upper_lr)):
         raise ValueError(f"BiP: upper_lr: expected a finite number >= 0, got {upper_lr!r}")
     if not isinstance(lower, torch.optim.Optimizer):
-        raise TypeError(f"BiP: lower: expected a torch optimizer over the model's parameters, got {type(lower).__name__}")
+        raise TypeError(
+            f"BiP: lower: expected a torch optimizer over the model's parameters, got {type(lower).__name__}"
+        )
     if options.variant == "released":
         if options.key == "value":
             raise ValueError("BiP: key: expected magnitude for variant='released', got 'value'")

@@ -23,6 +23,7 @@ each layer otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from math import prod
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss, dense_gradients, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
+from sparsekit.nn.batchnorm import has_batchnorm
 from sparsekit.projection import Projection
 from sparsekit.pruners import flow
 from sparsekit.pruners.base import BasePruner
@@ -117,7 +119,10 @@ class SpODE(BasePruner):
 
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         last = self._step + 1 == self.steps
-        loss, e = self._descent(self._next(batches))
+        # All that the step will need is drawn before anything changes, so that a step without it can be repeated.
+        batch = self._next(batches)
+        extra = [self._next(batches) for _ in range(self.recalibrate)] if last and has_batchnorm(self.model) else []
+        loss, e = self._descent(batch)
         slope = float(flow.norm(e)) if self.options.step_schedule == "hess" else 0.0
         dt = self._step_size(slope)
         delta = self._direction(e, self._energy_gradient(), self._radius(slope))
@@ -130,8 +135,8 @@ class SpODE(BasePruner):
             self.density = min(float(self._energy()), 1.0)
         scores = self._scores(last)
         moved = self._project(scores, self.sparsity if last else self._removed(), key="value")
-        if last and self.recalibrate:
-            recalibrate_batchnorm(self.model, (self._next(batches) for _ in range(self.recalibrate)), self.loss)
+        if extra:
+            recalibrate_batchnorm(self.model, extra, self.loss)
         return {"loss": loss, "energy": self._energy(), **moved}
 
     def _removed(self) -> float:
@@ -202,16 +207,18 @@ class SpODE(BasePruner):
         self.scores = {name: s + mu * self.scores[name] if self.scores else s for name, s in scores.items()}
         return self.scores if last else scores
 
+    def _config(self) -> dict[str, Any]:
+        own = {"steps": self.steps, "radius": self.radius, "energy": self.energy, "polariser": self.polariser}
+        return super()._config() | own | {"recalibrate": self.recalibrate, "options": asdict(self.options)}
+
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the gates, the momentum of the scores and the density reached."""
-        own = {"steps": self.steps, "start": self._start, "density": self.density}
+        own: dict[str, Any] = {"start": self._start, "density": self.density}
         own |= {key: {n: t.clone() for n, t in getattr(self, key).items()} for key in ("gates", "scores")}
         return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
-        if state.get("steps") != self.steps:
-            raise ValueError(f"SpODE: load_state_dict: expected steps {self.steps}, got {state.get('steps')!r}")
         super().load_state_dict(state)
         self._start, self.density = float(state["start"]), float(state["density"])
         for name, m in self.gates.items():

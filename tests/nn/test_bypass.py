@@ -241,3 +241,46 @@ def test_what_is_skipped_still_runs_as_before() -> None:
     y = model(x)
     sk.sparsify(model)
     assert torch.equal(model(x), y)
+
+
+class _OddReceiver(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(this, x):  # noqa: N805
+        return this.b(nn.functional.linear(x, this.a.weight))
+
+
+class _Unpacks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        w, c = self.a.parameters()
+        return self.b(nn.functional.linear(x, w, c))
+
+
+@pytest.mark.parametrize("kind", [_OddReceiver, _Unpacks])
+def test_other_ways_to_a_weight(kind) -> None:
+    report = sk.sparsify(kind())
+    assert report.masked == ["b"] and "reads its weight" in report.skipped["a"]
+
+
+def test_a_forward_without_source_is_doubted() -> None:
+    space: dict = {"nn": nn}
+    code = "class Hidden(nn.Module):\n def forward(self, x):\n  return nn.functional.linear(x, self.a.weight)\n"
+    exec(code, space)
+    model = space["Hidden"]()
+    model.a = nn.Linear(4, 4)
+    outer = nn.Sequential(model, nn.Linear(4, 4))
+    assert sk.sparsify(outer).masked == ["1"]
+
+
+def test_a_forward_replaced_on_the_object_is_skipped() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    layer = model[0]
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight)
+    report = sk.sparsify(model)
+    assert report.masked == ["1"] and "replaced" in report.skipped["0"]

@@ -70,7 +70,14 @@ def test_upper_step_is_the_total_derivative_for_a_linear_loss():
         model.weight.copy_(torch.randn_like(c))
     frozen = torch.optim.SGD(model.parameters(), lr=0.0)
     pruner = BiP(
-        model, lambda net, _: (c * effective(net)).sum(), 0.5, steps=1, lower=frozen, upper_lr=beta, gamma=gamma, options=PLAIN
+        model,
+        lambda net, _: (c * effective(net)).sum(),
+        0.5,
+        steps=1,
+        lower=frozen,
+        upper_lr=beta,
+        gamma=gamma,
+        options=PLAIN,
     )
     mask = model.mask.dense().to(DOUBLE)
     with torch.no_grad():
@@ -94,7 +101,10 @@ def test_upper_step_is_the_total_derivative_for_a_linear_loss():
 def test_one_iteration_on_a_quadratic_by_hand():
     """l(z) = |z - a|^2 / 2, so h = z - a; every number below is worked out on paper."""
     theta = torch.tensor([[2.0, -1.0, 0.5, -3.0]], dtype=DOUBLE)
-    target = {1: torch.tensor([[1.0, 1.0, 1.0, -1.0]], dtype=DOUBLE), 2: torch.tensor([[0.0, 2.0, -1.0, 1.0]], dtype=DOUBLE)}
+    target = {
+        1: torch.tensor([[1.0, 1.0, 1.0, -1.0]], dtype=DOUBLE),
+        2: torch.tensor([[0.0, 2.0, -1.0, 1.0]], dtype=DOUBLE),
+    }
     model = linear_net(theta)
     pruner = BiP(
         model,
@@ -120,18 +130,60 @@ def test_one_iteration_on_a_quadratic_by_hand():
     assert model.mask.dense().tolist() == [[False, True, False, True]]
 
 
+def _mutants():
+    def sign(s):
+        return torch.where(s < 0, -1.0, 1.0).to(s.dtype)
+
+    return {
+        "theta^2*h^2": lambda theta, m, h, s, gamma, key: sign(s) * (theta * h - theta**2 * h**2 / gamma),
+        "theta*m*h^2": lambda theta, m, h, s, gamma, key: sign(s) * (theta * h - theta * m * h**2 / gamma),
+        "no sign": lambda theta, m, h, s, gamma, key: theta * h - m * h**2 / gamma,
+    }
+
+
 @pytest.mark.parametrize("mutant", ["theta^2*h^2", "theta*m*h^2", "no sign"])
-def test_the_mutants_of_the_hypergradient_differ(mutant: str):
-    theta, h = torch.tensor([2.0, -3.0]), torch.tensor([0.5, 1.5])
-    mask, s, gamma = torch.tensor([True, True]), torch.tensor([-1.0, -1.0]), 1.0
-    wrong = {
-        "theta^2*h^2": -(theta * h - theta**2 * h**2 / gamma),
-        "theta*m*h^2": -(theta * h - theta * h**2 / gamma),
-        "no sign": theta * h - h**2 / gamma,
-    }[mutant]
-    ours = criteria.bip_hypergradient(theta, mask, h, s, gamma)
-    assert not torch.allclose(ours, wrong)
-    assert torch.equal(ours, -(theta * h - h**2))
+def test_the_oracles_catch_the_mutants(mutant: str, monkeypatch: pytest.MonkeyPatch):
+    """A pruner with a wrong hypergradient fails both oracles above."""
+    monkeypatch.setattr(criteria, "bip_hypergradient", _mutants()[mutant])
+    with pytest.raises(AssertionError):
+        test_upper_step_is_the_total_derivative_for_a_linear_loss()
+    with pytest.raises(AssertionError):
+        test_one_iteration_on_a_quadratic_by_hand()
+
+
+def test_one_pass_is_not_confused_by_gradients_that_the_optimizer_does_not_clear():
+    model = small_net()
+    batch = next(stream())
+    pruner = BiP(model, loss, 0.5, steps=3, lower=sgd(model), options=BiPOptions(passes=1))
+    for weight in (model[0].weight, model[4].weight):
+        weight.grad = torch.full_like(weight, 1e6)
+    pruner.step(iter([batch]))
+    assert pruner.scores["4"].abs().max() < 1e3
+
+
+def test_a_step_without_its_batches_changes_nothing():
+    model = small_net()
+    pruner = BiP(model, loss, 0.5, steps=2, lower=sgd(model))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="expected another batch"):
+        pruner.step(iter([next(stream())]))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_lower_must_hold_the_masked_weights():
+    model = small_net()
+    with pytest.raises(
+        ValueError, match="BiP: lower: expected an optimizer over every masked weight, got one without `0`"
+    ):
+        BiP(model, loss, 0.5, steps=1, lower=torch.optim.SGD(model[4].parameters(), 0.1))
+
+
+def test_a_state_of_other_arguments_is_refused():
+    model = small_net()
+    state = BiP(model, loss, 0.5, steps=3, lower=sgd(model)).state_dict()
+    other = BiP(model, loss, 0.5, steps=4, lower=sgd(model))
+    with pytest.raises(ValueError, match="BiP: load_state_dict: expected steps 4, got 3"):
+        other.load_state_dict(state)
 
 
 def test_two_passes_on_two_batches_the_second_at_the_new_theta():
@@ -368,7 +420,9 @@ def test_bad_arguments_are_named(changes, message):
 
 
 def test_nothing_to_prune_and_no_batches():
-    with pytest.raises(ValueError, match="BiP: model: expected masked layers, got nothing to prune; call sparsify first"):
+    with pytest.raises(
+        ValueError, match="BiP: model: expected masked layers, got nothing to prune; call sparsify first"
+    ):
         BiP(nn.Linear(2, 2), loss, 0.5, steps=1, lower=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1))
     model = small_net()
     pruner = BiP(model, loss, 0.5, steps=2, lower=sgd(model))

@@ -24,6 +24,7 @@ from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.schedules import Linear
 
 SPARSITY = 0.45
+LOCAL = Projection(allocation="uniform")
 Batch = tuple[Tensor, Tensor]
 
 
@@ -324,21 +325,68 @@ def test_fit_refuses_a_loader_that_runs_dry(make: Callable[..., Any]) -> None:
             pruner.fit(loader)
 
 
-KINDS = {"bip": "bip", "spode": "spode", "imp": "imp-lr", "omp": "omp", "oneshot": "oneshot"}
+OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    **{
+        f"{a} into {b}": (MAKERS[a], MAKERS[b])
+        for a, b in itertools.permutations(("bip", "spode", "imp-lr", "oneshot"), 2)
+    },
+    **{
+        f"sparsity of {n}": (lambda model, n=n: MAKERS[n](model, sparsity=0.6), MAKERS[n])
+        for n in MAKERS
+        if "ramp" not in n
+    },
+    **{
+        f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
+        for n in ("bip", "spode", "omp")
+    },
+    "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
+    "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
+    "gamma of bip": (bip(gamma=2.0), MAKERS["bip"]),
+    "polariser of spode": (MAKERS["spode-l1-gau"], MAKERS["spode"]),
+    "options of spode": (MAKERS["spode-bare"], MAKERS["spode"]),
+    "rewind of imp": (MAKERS["imp-init-dense"], MAKERS["imp-early"]),
+    "steps of imp": (imp(steps_per_round=3, rewind="lr"), MAKERS["imp-lr"]),
+    "steps of oneshot": (one_shot(steps=5), MAKERS["oneshot"]),
+}
 
 
-@pytest.mark.parametrize("source", KINDS)
-@pytest.mark.parametrize("target", KINDS)
-def test_states_of_other_runs_are_refused(source: str, target: str) -> None:
-    make, pruner = MAKERS[KINDS[target]], MAKERS[KINDS[target]](build())
-    if source == target:
-        state, expected = make(build(), sparsity=0.6).state_dict(), "expected (sparsity 0.45, got 0.6|rounds)"
-    else:
-        state, expected = MAKERS[KINDS[source]](build()).state_dict(), "expected pruner|expected steps"
-    before, counted = copied(pruner.model.state_dict()), counters(pruner)
-    with pytest.raises(ValueError, match=rf"{type(pruner).__name__}: load_state_dict: ({expected})"):
-        pruner.load_state_dict(state)
-    assert equal(copied(pruner.model.state_dict()), before) and counters(pruner) == counted
+@pytest.mark.parametrize("source, target", OTHERS.values(), ids=OTHERS)
+def test_states_of_other_runs_are_refused(source: Callable[..., Any], target: Callable[..., Any]) -> None:
+    donor = source(build(seed=7))
+    donor.step(Stream())
+    pruner = target(build())
+    before, own = copied(pruner.model.state_dict()), copy.deepcopy(pruner.state_dict())
+    with pytest.raises(ValueError, match=rf"^{type(pruner).__name__}: load_state_dict: expected .*, got "):
+        pruner.load_state_dict(donor.state_dict())
+    assert equal(copied(pruner.model.state_dict()), before)
+    pruner.load_state_dict(own)  # still the run that it was
+    assert pruner.fit([next(Stream(i)) for i in range(3)]) == target(build()).fit([next(Stream(i)) for i in range(3)])
+
+
+@EVERY
+def test_a_step_without_its_batches_changes_nothing_and_can_be_repeated(make: Callable[..., Any]) -> None:
+    model, twin = build(), build()
+    pruner, other, batches, same = make(model), make(twin), Stream(), Stream()
+    while not pruner.done:
+        start = batches.drawn
+        other.step(same)
+        for have in range(same.drawn - start):
+            before, counted = copied(model.state_dict()), counters(pruner)
+            with pytest.raises(ValueError, match=r": batches: expected another batch at step \d+, got none"):
+                pruner.step(itertools.islice(Stream(start), have))
+            assert equal(copied(model.state_dict()), before) and counters(pruner) == counted
+        pruner.step(batches)
+    assert equal(copied(model.state_dict()), copied(twin.state_dict())) and pruner.masks == other.masks
+
+
+@EVERY
+def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
+    def broken() -> Iterator[Batch]:
+        raise TypeError("not iterable: something inside of the data set")
+        yield
+
+    with pytest.raises(TypeError, match="something inside of the data set"):
+        make(build()).step(broken())
 
 
 # Collapse

@@ -1,0 +1,517 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input to every public function and class: the kind of exception, and a text "who: what: expected ..., got ..."."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparsekit as sk
+
+NAN = math.nan
+BATCH = torch.ones(5, 4)
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def net() -> nn.Sequential:
+    model = plain()
+    sk.sparsify(model)
+    return model
+
+
+def emptied(*names: str) -> nn.Sequential:
+    """A model in which the layers named keep nothing."""
+    model = net()
+    sk.set_masks(model, {name: ~sk.masks(model)[name] for name in names})
+    return model
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch).square().mean()
+
+
+def nan_loss(model: nn.Module, batch: Any) -> Tensor:
+    return loss(model, batch) * NAN
+
+
+def vector_loss(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch)[0]
+
+
+def float_loss(model: nn.Module, batch: Any) -> Any:
+    return 1.0
+
+
+def sgd(parameters: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, 0.1)
+
+
+def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.5, **changes: Any) -> Any:
+    """A pruner with whatever else it needs."""
+    model = net() if model is None else model
+    needed: dict[Any, dict[str, Any]] = {
+        sk.BiP: {"steps": 3, "lower": changes.get("lower") or sgd(model.parameters())},
+        sk.SpODE: {"steps": 3},
+        sk.IMP: {"optimizer": sgd, "steps_per_round": 2, "rewind": "lr"},
+        sk.OMP: {"optimizer": sgd, "steps": 2, "dense_steps": 1},
+        sk.OneShotMagnitude: {"optimizer": sgd, "steps": 2},
+    }
+    return kind(model, objective, sparsity, **(needed[kind] | changes))
+
+
+def batches() -> Iterator[Tensor]:
+    while True:
+        yield BATCH
+
+
+def step(kind: Any, given: Any = None, **changes: Any) -> None:
+    make(kind, **changes).step(batches() if given is None else given)
+
+
+def fit(kind: Any, loader: Any, **changes: Any) -> None:
+    make(kind, **changes).fit(loader)
+
+
+def load_state(kind: Any, state: Any) -> None:
+    make(kind).load_state_dict(state)
+
+
+def gradients_at(model: Any, objective: Any, batch: Any, name: str = "0", shape: tuple[int, ...] = (6, 4)) -> None:
+    sk.gradients_at(model, objective, batch, {name: torch.ones(shape)})
+
+
+def use_weights(z: Any) -> None:
+    with sk.effective_weights(net(), z):
+        pass
+
+
+def guard(model: nn.Module, other: nn.Module) -> None:
+    sk.guard_(sgd(other.parameters()), model)
+
+
+def put_mask(layer: Any) -> None:
+    layer.mask = MASK
+
+
+def allocate(allocation: Any, units: Any, sparsity: Any) -> None:
+    allocation({"fc": (2, 2)}, units, sparsity)
+
+
+def both(operator: Callable[[Any, Any], Any], other: Any) -> None:
+    operator(MASK, other)
+
+
+def per_layer(**arguments: Any) -> sk.PerLayer:
+    return sk.PerLayer({"fc": 0.5}, **arguments)
+
+
+MASK, SMALL = sk.Mask.full((6, 4)), sk.Mask.full((2, 2))
+WORDS = torch.zeros(3, 1, dtype=torch.int32)
+SCORES, WEIGHT = [torch.ones(3)], {"fc": torch.ones(4, 8)}
+NORMED = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+PROBLEM = {"BiP: loss: expected a finite value, got NaN or inf (step 3)": torch.tensor(True)}
+RANGE = "expected a number in [0, 1), got"
+V, T = ValueError, TypeError
+
+# (public name, what is wrong, exception, how its text begins, call)
+Case = tuple[str, str, type[Exception], str, Callable[[], Any]]
+CASES: list[Case] = []
+
+
+def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *args: Any, **kwargs: Any) -> None:
+    CASES.append((thing, str(what), error, text, partial(call, *args, **kwargs)))
+
+
+# Pruners
+for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude):
+    n = kind.__name__
+    for value in (1.0, 1.5, -0.1, NAN, math.inf):
+        case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
+    for value in ("0.5", None, True):
+        case(n, f"sparsity {value!r}", T, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
+    text = f"{n}: model: expected masked layers, got nothing to prune; call sparsify first"
+    case(n, "nothing to prune", V, text, make, kind, plain())
+    case(n, "no loss", T, f"{n}: loss: expected a callable (model, batch) -> scalar, got 3", make, kind, objective=3)
+    text = f"{n}: loss: expected a finite value, got NaN or inf (step 1)"
+    case(n, "a NaN loss", V, text, step, kind, objective=nan_loss)
+    # SpODE takes gradients at the effective weights, by a function that names itself.
+    text = "dense_gradients: loss: expected a differentiable" if kind is sk.SpODE else f"{n}: loss: expected a"
+    case(n, "a vector loss", V, f"{text} scalar tensor, got", step, kind, objective=vector_loss)
+    case(n, "a loss that is no tensor", V, f"{text} scalar tensor, got", step, kind, objective=float_loss)
+    text = f"{n}: batches: expected another batch at step 1, got none"
+    case(n, "exhausted batches", V, text, step, kind, iter([]))
+    case(n, "a list of batches", T, f"{n}: batches: expected an iterator, got list", step, kind, [BATCH])
+    text = f"{n}: loader: expected batches at each pass, got none (is it a used-up iterator?)"
+    case(n, "an empty loader", V, text, fit, kind, [])
+    case(n, "a used-up loader", V, text, fit, kind, iter([BATCH]))
+    case(n, "an empty state", V, f"{n}: load_state_dict: expected pruner '{n}', got None", load_state, kind, {})
+    text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
+    case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
+
+for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude):
+    n = kind.__name__
+    text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
+    case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
+    text = f"{n}: optimizer: expected a callable that makes a torch optimizer, got int"
+    case(n, "a factory of something else", T, text, make, kind, optimizer=len)
+    text = f"{n}: curve: expected a callable or one of constant, cosine, linear, step, got 'zig'"
+    case(n, "an unknown curve", V, text, make, kind, curve="zig")
+    text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
+    case(n, "masks that are not full", V, text, make, kind, emptied("0"))
+
+for kind in (sk.BiP, sk.SpODE, sk.OMP):
+    for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
+        text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
+        case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
+
+for thing, arguments, error, text in (
+    ("BiP", {"gamma": 0}, V, "gamma: expected a number > 0 or inf, got 0"),
+    ("BiP", {"upper_lr": NAN}, V, "upper_lr: expected a finite number >= 0, got nan"),
+    ("BiP", {"lower": sgd}, T, "lower: expected a torch optimizer over the model's parameters, got function"),
+    (
+        "BiP",
+        {"lower": sgd(net().parameters())},
+        V,
+        "lower: expected an optimizer over every masked weight, got one without",
+    ),
+    (
+        "BiP",
+        {"lower_curve": "zig"},
+        V,
+        "lower_curve: expected a callable or one of constant, cosine, linear, step, got 'zig'",
+    ),
+    (
+        "BiP",
+        {"upper_curve": "zig"},
+        V,
+        "upper_curve: expected a callable or one of constant, cosine, linear, step, got 'zig'",
+    ),
+    ("SpODE", {"radius": 0.5}, V, "radius: expected a finite number >= 1, got 0.5"),
+    ("SpODE", {"energy": "l3"}, V, "energy: expected one of l2, l1, got 'l3'"),
+    ("SpODE", {"polariser": "x"}, V, "polariser: expected one of oh, ohm, ohh, ohhm, qt, qtm, gau, gaum, got 'x'"),
+    ("SpODE", {"recalibrate": -1}, V, "recalibrate: expected an int >= 0, got -1"),
+    (
+        "SpODE",
+        {"projection": sk.Projection("2:4")},
+        V,
+        "projection: expected the pattern Unstructured, Filter or Channel",
+    ),
+    ("SpODE", {"model": emptied("0")}, V, "model: expected masks that keep at least 21 units, got 18 kept"),
+    ("SpODE", {"options": 3}, T, "options: expected SpODEOptions, got int"),
+    ("IMP", {"steps_per_round": None}, V, "steps_per_round: expected either it or budget, got neither"),
+    ("IMP", {"budget": 9}, V, "steps_per_round: expected either it or budget, got both"),
+    ("IMP", {"steps_per_round": None, "budget": 2}, V, "budget: expected an int >= 3, got 2"),
+    ("IMP", {"steps_per_round": 0}, V, "steps_per_round: expected an int >= 1, got 0"),
+    ("IMP", {"dense_steps": -1}, V, "dense_steps: expected an int >= 0, got -1"),
+    ("IMP", {"rewind": "late"}, V, "rewind: expected one of init, early, lr, none, got 'late'"),
+    (
+        "IMP",
+        {"rewind": "init"},
+        V,
+        "rewind_state: expected a state dict for rewind='init', or dense_steps, got neither",
+    ),
+    (
+        "IMP",
+        {"rewind": "init", "rewind_state": {}},
+        V,
+        "rewind_state: expected the keys of the model's state_dict, got missing",
+    ),
+    ("IMP", {"projection": sk.Projection("2:4")}, V, "projection: expected a pattern of any sparsity, got NM"),
+    ("OMP", {"dense_steps": 0}, V, "rewind_state: expected a state dict without dense_steps, got None"),
+    ("OMP", {"dense_steps": 0, "rewind_state": 3}, T, "rewind_state: expected a state dict of the model, got int"),
+    ("OneShotMagnitude", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
+    ("OneShotMagnitude", {"recalibrate": -1}, V, "recalibrate: expected an int >= 0, got -1"),
+):
+    case(thing, ", ".join(arguments), error, f"{thing}: {text}", make, getattr(sk, thing), **arguments)
+case("BiP", "a schedule out of range", V, f"Global: sparsity: {RANGE} 2.0", make, sk.BiP, schedule=lambda step: 2.0)
+
+for thing, option, value, text in (
+    ("BiP", "key", "rank", "BiP: key: expected one of magnitude, value, got 'rank'"),
+    ("BiP", "passes", 3, "BiP: passes: expected one of 1, 2, got 3"),
+    ("BiP", "scores", "x", "BiP: scores: expected one of separate, tied, got 'x'"),
+    ("BiP", "upper_batchnorm", "x", "BiP: upper_batchnorm: expected one of frozen, train, eval, got 'x'"),
+    ("BiP", "variant", "x", "BiP: variant: expected one of paper, released, got 'x'"),
+    ("BiP", "lower_steps", 0, "BiP: lower_steps: expected an int >= 1, got 0"),
+    ("SpODE", "step_schedule", "x", "SpODE: step_schedule: expected one of exp, lin, invexp, hess, got 'x'"),
+    ("SpODE", "radius_schedule", "x", "SpODE: radius_schedule: expected one of fix, invexp, hess, got 'x'"),
+    ("SpODE", "batchnorm", "x", "SpODE: batchnorm: expected one of train, eval, frozen, got 'x'"),
+    ("SpODE", "score_momentum", 1.0, "SpODE: score_momentum: expected a number in [0, 1), got 1.0"),
+    ("SpODE", "ratio", 0.0, "SpODE: ratio: expected a number in (0, 1), got 0.0"),
+    ("SpODE", "eps", 0.5, "SpODE: eps: expected a number in (0.5, 1), got 0.5"),
+    ("IMP", "rate", 1.0, "imp_ladder: rate: expected a number in (0, 1), got 1.0"),
+    ("IMP", "rewind_step", 2, "IMP: rewind_step: expected 0 with rewind='lr', got 2"),
+    ("IMP", "finetune_factor", 0.0, "IMP: finetune_factor: expected a finite number > 0, got 0.0"),
+):
+    options = getattr(sk, f"{thing}Options")(**{option: value})
+    case(f"{thing}Options", option, V, text, make, getattr(sk, thing), options=options)
+
+# Layers, masks and gradients
+for thing, what, error, text, call in (
+    ("sparsify", "no module", T, "model: expected a torch.nn.Module, got str", partial(sk.sparsify, "model")),
+    (
+        "sparsify",
+        "nothing to mask",
+        V,
+        "model: expected at least one layer to mask, got none",
+        partial(sk.sparsify, nn.ReLU()),
+    ),
+    (
+        "sparsify",
+        "a string",
+        T,
+        "skip: expected a sequence of globs and module types, got 'f'",
+        partial(sk.sparsify, plain(), "f"),
+    ),
+    ("sparsify", "a number", T, "skip: expected globs and module types, got 3", partial(sk.sparsify, plain(), [3])),
+    (
+        "sparsify",
+        "unknown glob",
+        V,
+        "skip: expected globs that match a module, got 'f'",
+        partial(sk.sparsify, plain(), ["f"]),
+    ),
+    (
+        "sparsify",
+        "only",
+        V,
+        "only: expected globs that match a module, got 'f'",
+        partial(sk.sparsify, plain(), only=["f"]),
+    ),
+    (
+        "finalize",
+        "nothing masked",
+        V,
+        "model: expected masked layers, got none; call sparsify",
+        partial(sk.finalize, plain()),
+    ),
+    (
+        "set_masks",
+        "unknown layer",
+        V,
+        "masks: expected names of masked layers, got '9'",
+        partial(sk.set_masks, net(), {"9": MASK}),
+    ),
+    ("set_masks", "nothing masked", V, "masks: expected names of masked", partial(sk.set_masks, plain(), {"0": MASK})),
+    (
+        "set_masks",
+        "shape",
+        V,
+        "masks['2']: expected shape (3, 6), got (6, 4)",
+        partial(sk.set_masks, net(), {"2": MASK}),
+    ),
+    (
+        "effective_weights",
+        "unknown layer",
+        V,
+        "z: expected names of masked layers, got '9'",
+        partial(use_weights, {"9": BATCH}),
+    ),
+    ("effective_weights", "shape", V, "z: expected shape (6, 4), got (5, 4)", partial(use_weights, {"0": BATCH})),
+    (
+        "dense_gradients",
+        "vector loss",
+        V,
+        "loss: expected a diff",
+        partial(sk.dense_gradients, net(), vector_loss, BATCH),
+    ),
+    ("dense_gradients", "no tensor", V, "loss: expected a diff", partial(sk.dense_gradients, net(), float_loss, BATCH)),
+    ("gradients_at", "vector loss", V, "loss: expected a diff", partial(gradients_at, net(), vector_loss, BATCH)),
+    ("gradients_at", "no tensor", V, "loss: expected a diff", partial(gradients_at, net(), float_loss, BATCH)),
+    (
+        "guard_",
+        "other model",
+        V,
+        "optimizer: expected an optimizer over masked weights of the model",
+        partial(guard, net(), net()),
+    ),
+    ("guard_", "nothing masked", V, "optimizer: expected an optimizer over masked", partial(guard, NORMED, NORMED)),
+    (
+        "recalibrate_batchnorm",
+        "",
+        V,
+        "batches: expected at least one batch",
+        partial(sk.recalibrate_batchnorm, NORMED, iter([])),
+    ),
+    ("Mask", "shape", V, "words: expected shape (3, 2) for a mask of shape (3, 40)", partial(sk.Mask, WORDS, (3, 40))),
+    ("Mask", "dtype", T, "words: expected dtype torch.int32, got torch.int64", partial(sk.Mask, WORDS.long(), (3, 4))),
+    ("Mask", "shapes", V, "operand: expected shape (6, 4), got (2, 2)", partial(both, sk.Mask.__and__, SMALL)),
+    ("Mask", "no mask", T, "operand: expected a Mask, got int", partial(both, sk.Mask.__or__, 3)),
+    (
+        "Masks",
+        "layers",
+        V,
+        "operand: expected the same layers",
+        partial(sk.Masks({"a": MASK}).overlap, sk.Masks({"b": MASK})),
+    ),
+):
+    case(thing, what, error, f"{thing}: {text}", call)
+case("Mask", "a float mask", T, "pack_mask: mask: expected a bool tensor, got torch", sk.Mask.from_dense, torch.ones(2))
+text = "effective_weights: z: expected names of masked layers, got '9'"
+case("gradients_at", "an unknown layer", V, text, gradients_at, net(), loss, BATCH, "9")
+text = "effective_weights: z: expected shape (6, 4), got (2,)"
+case("gradients_at", "a wrong shape", V, text, gradients_at, net(), loss, BATCH, "0", (2,))
+
+for layer, x, text in (
+    (sk.MaskedLinear(3, 2), torch.ones(2, 4), "masked_linear: x: expected last dimension 3, got shape (2, 4)"),
+    (sk.MaskedConv1d(2, 3, 3), torch.ones(1, 9, 9), "masked_conv1d: x: expected 2 input channels for weight (3, 2, 3)"),
+    (
+        sk.MaskedConv2d(2, 3, 3),
+        torch.ones(1, 9, 9, 9),
+        "masked_conv2d: x: expected 2 input channels for weight (3, 2, 3, 3)",
+    ),
+    (
+        sk.MaskedConv3d(2, 3, 3),
+        torch.ones(1, 9, 9, 9, 9),
+        "masked_conv3d: x: expected 2 input channels for weight (3, 2, 3,",
+    ),
+):
+    case(type(layer).__name__, "an input of another shape", V, text, layer, x)
+    text = f"mask: expected shape {tuple(layer.weight.shape)}, got (6, 4)"
+    case("MaskedLayer", f"a mask of another shape for {type(layer).__name__}", V, text, put_mask, layer)
+
+# Selection
+for what, args, arguments, error, text in (
+    ("one tensor", (torch.ones(3), 1), {}, T, "scores: expected a sequence of tensors, got one tensor"),
+    ("integers", ([WORDS], 1), {}, T, "scores[0]: expected a float64/32/16 or bfloat16 tensor, got torch.int32"),
+    ("too many", (SCORES, 4), {}, V, "kept: expected an int in [0, 3], got 4"),
+    ("negative", (SCORES, -1), {}, V, "kept: expected an int in [0, 3], got -1"),
+    ("a list", (SCORES, [1]), {}, V, "kept: expected one int for scope 'global', got [1]"),
+    ("one int", (SCORES, 1), {"scope": "row"}, V, "kept: expected a sequence of 1 ints for scope 'row', got 1"),
+    ("scope", (SCORES, 1), {"scope": "x"}, V, "scope: expected one of global, tensor, row, got 'x'"),
+    ("key", (SCORES, 1), {"key": "x"}, V, "key: expected one of value, magnitude, got 'x'"),
+    ("nan", (SCORES, 1), {"nan": "x"}, V, "nan: expected one of error, drop, keep, got 'x'"),
+    ("out", (SCORES, 1), {"out": "x"}, V, "out: expected one of words, bool, got 'x'"),
+):
+    case("topk_mask", what, error, f"topk_mask: {text}", sk.topk_mask, *args, **arguments)
+for what, projection, args, error, text in (
+    ("no scores", sk.Projection(), ({}, 0.5), V, "scores: expected at least one layer, got none"),
+    ("a list", sk.Projection(), (SCORES, 0.5), T, "scores: expected a mapping of layer names to tensors, got list"),
+    ("a number", sk.Projection(), ({"fc": 3}, 0.5), T, "scores['fc']: expected a floating point tensor, got int"),
+    ("key", sk.Projection(), (WEIGHT, 0.5, "x"), V, "key: expected one of value, magnitude, got 'x'"),
+    ("sparsity of N:M", sk.Projection("2:4"), (WEIGHT, 0.9), V, "sparsity: expected 0.5 for 2:4, got 0.9"),
+    ("nan", sk.Projection, ("filter", "global", "x"), V, "nan: expected one of error, drop, keep, got 'x'"),
+    (
+        "budget of N:M",
+        sk.Projection,
+        ("2:4", "erk"),
+        V,
+        "allocation: expected global or uniform, as 2:4 fixes the budget",
+    ),
+):
+    case("Projection", what, error, f"Projection: {text}", projection, *args)
+text = "PerLayer: sparsities: expected names or globs of layers, got 'conv'"
+case("Projection", "an unknown layer", V, text, sk.Projection(allocation={"conv": 0.5}), WEIGHT, 0.5)
+case("Projection", "sparsity", V, f"Global: sparsity: {RANGE} 1.0", sk.Projection(), WEIGHT, 1.0)
+
+# Patterns, allocations and schedules
+for thing, what, text, call, args in (
+    (
+        "Unstructured",
+        "shape",
+        "shape: expected at least 0 dimensions, all integers",
+        sk.Unstructured().unit_shape,
+        ((-1,),),
+    ),
+    (
+        "Filter",
+        "shape",
+        "shape: expected at least 2 dimensions, all integers >= 0, got (3,)",
+        sk.Filter().unit_shape,
+        ((3,),),
+    ),
+    ("Filter", "p", "p: expected a number > 0 or inf, got 0", sk.Filter, (0,)),
+    ("Channel", "p", "p: expected a number > 0 or inf, got nan", sk.Channel, (NAN,)),
+    ("NM", "n > m", "n, m: expected integers, 1 <= n <= m, got 3, 2", sk.NM, (3, 2)),
+    ("NM", "shape", "shape: expected dim 1 divisible by 4, got (3, 5)", sk.NM(2, 4).unit_shape, ((3, 5),)),
+    ("Block", "h", "h, w: expected integers >= 1, got 0, 1", sk.Block, (0, 1)),
+    ("Global", "rounding", "rounding: expected nearest or floor, got 'up'", sk.Global, (0, "up")),
+    ("ERK", "power", "power: expected a number in [0, 8], got 9", sk.ERK, (9,)),
+    ("PerLayer", "sparsity", f"sparsities['a']: {RANGE} 1.5", sk.PerLayer, ({"a": 1.5},)),
+    ("PerLayer", "default", f"default: {RANGE} nan", sk.PerLayer, ({}, NAN)),
+    ("kept_count", "n", "n: expected an integer >= 0, got -1", sk.kept_count, (-1, 0.5)),
+    ("kept_count", "sparsity", f"sparsity: {RANGE} nan", sk.kept_count, (3, NAN)),
+    ("Constant", "final", f"final: {RANGE} 1.0", sk.Constant, (1.0,)),
+    ("Constant", "step", "step: expected an integer >= 0, got -1", sk.Constant(0.5), (-1,)),
+):
+    case(thing, what, V, f"{thing}: {text}", call, *args)
+case(
+    "PerLayer",
+    "no mapping",
+    T,
+    "PerLayer: sparsities: expected a mapping of names to numbers, got float",
+    sk.PerLayer,
+    0.5,
+)
+text = "PerLayer: sparsities: expected names or globs of layers, got 'fcs'; close names: fc"
+case("PerLayer", "an unknown layer", V, text, allocate, sk.PerLayer({"fcs": 0.5}), {"fc": 4}, 0.5)
+for n, make_allocation in (("Global", sk.Global), ("Uniform", sk.Uniform), ("ERK", sk.ERK), ("PerLayer", per_layer)):
+    case(n, "min_keep", V, f"{n}: min_keep: expected an integer >= 0, got -1", make_allocation, min_keep=-1)
+    case(n, "sparsity", V, f"{n}: sparsity: {RANGE} 1.0", allocate, make_allocation(), {"fc": 4}, 1.0)
+    text = f"{n}: min_keep: expected at most 2 units in all, got 3"
+    case(n, "too large a min_keep", V, text, allocate, make_allocation(min_keep=3), {"fc": 4}, 0.5)
+    text = f"{n}: units: expected the layers of shapes, got a difference in a, fc"
+    case(n, "other layers", V, text, allocate, make_allocation(), {"a": 4}, 0.5)
+for ramp in (sk.Linear, sk.Cubic, sk.Geometric):
+    n = ramp.__name__
+    case(n, "final", V, f"{n}: final: {RANGE} 1.0", ramp, 0, 1.0, 0, 1)
+    case(n, "initial", V, f"{n}: initial: expected at most final=0.2, got 0.5", ramp, 0.5, 0.2, 0, 1)
+    case(n, "start", V, f"{n}: start: expected an integer >= 0, got -1", ramp, 0, 0.5, -1, 1)
+    case(n, "end", V, f"{n}: end: expected an integer >= start=2, got 1", ramp, 0, 0.5, 2, 1)
+    case(n, "step", V, f"{n}: step: expected an integer >= 0, got 1.5", ramp(0, 0.5, 0, 1), 1.5)
+
+# Files and metrics
+for thing, what, error, text, args in (
+    ("save", "nothing masked", V, "model: expected masked layers, got none; call sparsify first", (plain(), "never")),
+    ("save", "no module", T, "model: expected a torch.nn.Module, got int", (3, "never")),
+    ("save", "no path", T, "path: expected a str or Path, got NoneType", (net(), None)),
+    ("load", "no module", T, "model: expected a torch.nn.Module, got NoneType", (None, "never")),
+    ("load", "no path", T, "path: expected a str or Path, got int", (net(), 3)),
+    ("load", "no file", V, "path: expected a directory with model.safetensors or a safetensors file", (net(), "never")),
+    ("load", "masks", V, "masks: expected one of stored, dense, infer, got 'all'", (net(), "never", "all")),
+):
+    case(thing, what, error, f"{thing}: {text}", getattr(sk, thing), *args)
+case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PROBLEM).read)
+
+# These take any Module, or nothing at all.
+TOTAL = {"dense_gradient", "dense_state_dict", "diagnose", "frozen_batchnorm", "masked_layers", "masks", "summary"}
+# A protocol, a warning and a result: nobody calls them.
+NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport"}
+
+
+@pytest.mark.parametrize(
+    "error, text, call", [pytest.param(*rest, id=f"{thing}-{what}") for thing, what, *rest in CASES]
+)
+def test_bad_input(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is error and message.startswith(text), message
+    # The setter of a layer's mask is the one that has no argument to name.
+    assert re.match(r"[A-Za-z_]\w*: .+: expected .+, got .+", message) or message.startswith("mask: expected shape")
+
+
+def test_every_public_name_is_in_the_table() -> None:
+    public, tested = {name for name in sk.__all__ if callable(getattr(sk, name))}, {thing for thing, *_ in CASES}
+    assert public - tested == (TOTAL | NOT_CALLED) & public
+    assert tested <= public and not tested & (TOTAL | NOT_CALLED)
+
+
+@pytest.mark.parametrize("name", sorted(TOTAL))
+def test_functions_that_take_any_module(name: str) -> None:
+    function = getattr(sk, name)
+    for model in (plain(), net(), nn.ReLU()):
+        result = function(model) if inspect.signature(function).parameters else function()
+        if hasattr(result, "__enter__"):
+            with result:
+                pass
