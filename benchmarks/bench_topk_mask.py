@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``topk_mask`` on the scores of whole networks, against what PyTorch offers. Every provider must agree with the oracle.
+"""``topk_mask`` on the scores of whole networks, against what PyTorch offers, all checked first.
 
 python -m sparsekit.benchmarks.bench_topk_mask --out rows.jsonl
 """
@@ -56,6 +56,20 @@ def providers(scores: list[Tensor], kept: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def _check(scores: list[Tensor], truth: list[Tensor]) -> Callable[[str, Any, Any], None]:
+    """Ours must equal the oracle bit by bit; PyTorch's idioms may choose otherwise among equals, and only there."""
+    threshold = min(s.abs()[t].min() for s, t in zip(scores, truth, strict=True) if t.any())
+
+    def check(name: str, result: list[Tensor], _: Any) -> None:
+        for mask, t, s in zip(result, truth, scores, strict=True):
+            bits = ops.unpack_mask(mask, t.shape) if name.endswith("packed") else mask
+            wrong = bits != t if name.startswith("sparsekit") else (bits != t) & (s.abs() != threshold)
+            if wrong.any():
+                raise ValueError(f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others")
+
+    return check
+
+
 def run(repeats: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Rows for the networks of problems.py on ``device`` ("cpu" or "cuda")."""
     for network, shapes in NETWORK_SHAPES.items():
@@ -66,15 +80,7 @@ def run(repeats: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
             kept = kept_count(n, sparsity)
             truth = _oracle(scores, kept)
 
-            def check(name: str, result: list[Tensor], _: Any, truth: list[Tensor] = truth) -> None:
-                masks = result
-                if name.endswith("packed"):
-                    masks = [ops.unpack_mask(w, t.shape) for w, t in zip(result, truth, strict=True)]
-                if not all(torch.equal(m, t) for m, t in zip(masks, truth, strict=True)):
-                    raise ValueError(
-                        f"bench_topk_mask: {name}: expected the masks of the stable-sort oracle, got others"
-                    )
-
+            check = _check(scores, truth)
             functions = providers(scores, kept)
             # The baseline too: compare_times holds only the others against a result.
             name, baseline = next(iter(functions.items()))
