@@ -13,7 +13,7 @@ def checked_sparsity(function: str, sparsity: Any) -> float:
     """``sparsity`` if it is a number in [0, 1), else an error that names ``function``."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
         raise TypeError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
-    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
+    if not (math.isfinite(float(sparsity)) and 0 <= float(sparsity) < 1):
         raise ValueError(f"{function}: sparsity: expected a number in [0, 1), got {sparsity!r}")
     # By way of its text, so that a float32 0.9 means nine tenths and not 0.8999999761581421.
     return float(sparsity) if isinstance(sparsity, numbers.Rational) else float(str(sparsity))
