@@ -152,8 +152,6 @@ class BiP(BasePruner):
     def _both_levels(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """One dense h for both levels: the lower step takes m * h of it; returns the scores' gradients at the old theta."""
         self.lower.zero_grad(set_to_none=True)
-        for weight in self._parameters().values():
-            weight.grad = None
         with dense_gradient(self.model):
             value = self.loss(self.model, batch)
             self._check_loss(value)
