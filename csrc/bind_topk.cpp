@@ -5,16 +5,20 @@
 namespace sparsekit {
 namespace {
 
-SelectOptions options_of(int dtype, const std::string& key, const std::string& nan, int threads, const std::string& force) {
+SelectOptions options_of(int dtype, const std::string& key, const std::string& nan, int threads, const std::string& force,
+                         const std::string& method) {
   static const std::map<std::string, KeyKind> keys = {{"value", KeyKind::kValue}, {"magnitude", KeyKind::kMagnitude}};
   static const std::map<std::string, NanPolicy> policies = {
       {"error", NanPolicy::kError}, {"drop", NanPolicy::kDrop}, {"keep", NanPolicy::kKeep}};
-  return {dtype_of(dtype), named("topk_mask", "key", keys, key), named("topk_mask", "nan", policies, nan), threads, force};
+  static const std::map<std::string, Method> methods = {{"bracket", Method::kBracket}, {"radix", Method::kRadix}};
+  return {dtype_of(dtype), named("topk_mask", "key", keys, key),          named("topk_mask", "nan", policies, nan), threads,
+          force,           named("topk_mask", "method", methods, method)};
 }
 
 int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, const Sizes& cols, int64_t kept, int dtype,
-             const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force);
+             const std::string& key, const std::string& nan, int threads, const std::string& force, uintptr_t warm,
+             const std::string& method) {
+  const SelectOptions options = options_of(dtype, key, nan, threads, force, method);
   require_length("topk_mask", "words", words.size(), scores.size());
   require_length("topk_mask", "rows", rows.size(), scores.size());
   require_length("topk_mask", "cols", cols.size(), scores.size());
@@ -27,12 +31,12 @@ int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, c
   }
   require(0 <= kept && kept <= numel,
           "topk_mask: kept: expected 0 to " + std::to_string(numel) + ", got " + std::to_string(kept));
-  return topk_mask(tensors, kept, options);
+  return topk_mask(tensors, kept, options, pointer<WarmBracket>(warm));
 }
 
 int64_t topk_rows(uintptr_t scores, uintptr_t words, int64_t rows, int64_t cols, int64_t kept, int dtype,
                   const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force);
+  const SelectOptions options = options_of(dtype, key, nan, threads, force, "bracket");
   require_sizes("topk_mask_rows", rows, cols);
   require(0 <= kept && kept <= cols,
           "topk_mask_rows: kept: expected 0 to " + std::to_string(cols) + ", got " + std::to_string(kept));
@@ -45,7 +49,7 @@ void bind_topk(py::module_& module) {
   using namespace py::literals;
   const py::call_guard<py::gil_scoped_release> released;
   module.def("topk_mask", &topk, "scores"_a, "words"_a, "rows"_a, "cols"_a, "kept"_a, "dtype"_a, "key"_a = "magnitude",
-             "nan"_a = "error", "threads"_a = 1, "force"_a = "", released);
+             "nan"_a = "error", "threads"_a = 1, "force"_a = "", "warm"_a = 0, "method"_a = "bracket", released);
   module.def("topk_mask_rows", &topk_rows, "scores"_a, "words"_a, "rows"_a, "cols"_a, "kept"_a, "dtype"_a,
              "key"_a = "magnitude", "nan"_a = "error", "threads"_a = 1, "force"_a = "", released);
 }

@@ -19,7 +19,8 @@ pack_mask(mask, words, rows, cols, threads=1)
 unpack_mask(words, mask, rows, cols, threads=1)
 popcount(words, count, threads=1) -> int
 mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, force="")
-topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="", warm=0,
+          method="bracket") -> int
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
@@ -30,6 +31,8 @@ cuda_mask_weights(weights, words, outs, rows, cols, dtype, out_dtype, spatial, d
 Arguments in the plural are lists with one entry per tensor. topk_mask makes one selection of `kept` elements over all
 tensors, topk_mask_rows one in each row; both return the number of NaN. key: "value" or "magnitude"; nan: "error" (counted,
 then like "drop"), "drop" (never kept), "keep" (largest). Ties: the first in (tensor, flat index) order are kept.
+warm: address of int64 [low, high, valid], where the next selection from similar scores looks first; read and written.
+method: "bracket", or "radix" for histograms of all scores alone, which is slower.
 spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
 
 }  // namespace

@@ -33,31 +33,51 @@ std::vector<SignedOf<U>> draw_sample(const std::vector<ScoreTensor>& tensors, in
   return sample;
 }
 
-// The sample keys kMargin standard deviations above and below the rank that `kept` of `numel` has in the sample.
+// A bracket, and for one that holds a single key the part of the equal keys that will probably be kept.
+template <class Key>
+struct Sampled {
+  Bracket<Key> bracket;
+  float share;
+};
+
+// The ranks in a sample of `size` that are kMargin standard deviations above and below the wanted one; < 0 and >= size
+// where the sample ends before.
+SPARSEKIT_BOTH void sample_ranks(double size, double share, int64_t* high, int64_t* low) {
+  const double margin = 1.0 + kMargin * sqrt(size * share * (1.0 - share));
+  *high = static_cast<int64_t>(floor(size * share - margin));
+  *low = static_cast<int64_t>(ceil(size * share + margin));
+}
+
+// The sample keys at those ranks for `kept` of `numel`. A key at both ends is heavy: the bracket holds it alone then.
 template <class U>
-Bracket<SignedOf<U>> sampled_bracket(const std::vector<ScoreTensor>& tensors, int64_t numel, int64_t kept,
+Sampled<SignedOf<U>> sampled_bracket(const std::vector<ScoreTensor>& tensors, int64_t numel, int64_t kept,
                                      const KeySpec<U>& spec) {
   using Key = SignedOf<U>;
   const int order = std::min(kMaxOrder, static_cast<int>(std::log2(numel) * 2 / 3 + 0.5));
   std::vector<Key> sample = draw_sample(tensors, numel, order, spec);
-  const double size = static_cast<double>(sample.size());
+  const int64_t size = static_cast<int64_t>(sample.size());
   const double share = static_cast<double>(kept) / static_cast<double>(numel);
-  const double margin = 1.0 + kMargin * std::sqrt(size * share * (1.0 - share));
-  const double high = std::floor(size * share - margin), low = std::ceil(size * share + margin);
+  int64_t high, low;
+  sample_ranks(static_cast<double>(size), share, &high, &low);
   Bracket<Key> bracket{KeySpec<U>::kLowest, KeySpec<U>::kHighest};
   auto start = sample.begin();
   if (high >= 0) {
-    start += static_cast<std::ptrdiff_t>(high);
+    start += high;
     std::nth_element(sample.begin(), start, sample.end(), std::greater<>());
     // Never the lowest key, which dropped NaN have.
     bracket.high = std::max(*start, static_cast<Key>(KeySpec<U>::kLowest + 1));
   }
   if (low < size) {
-    const auto end = sample.begin() + static_cast<std::ptrdiff_t>(low);
+    const auto end = sample.begin() + low;
     std::nth_element(start, end, sample.end(), std::greater<>());
     bracket.low = *end;
   }
-  return bracket;
+  if (bracket.low != bracket.high) return {bracket, 0};
+  const Key heavy = bracket.low;
+  const int64_t above = std::count_if(sample.begin(), sample.end(), [=](Key key) { return key > heavy; });
+  const int64_t equal = std::count(sample.begin(), sample.end(), heavy);
+  const double need = share * static_cast<double>(size) - static_cast<double>(above);
+  return {Bracket<Key>::around(heavy), static_cast<float>(need / static_cast<double>(equal))};
 }
 
 }  // namespace sparsekit

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "dtypes.h"
+#include "pack_bits.h"
 
 namespace sparsekit {
 
@@ -34,7 +35,7 @@ struct KeySpec {
         // One below the highest, so that t + 1 exists for every threshold t.
         nan_key(policy == NanPolicy::kKeep ? static_cast<Key>(kHighest - 1) : kLowest) {}
 
-  Key operator()(U bits) const {
+  SPARSEKIT_BOTH Key operator()(U bits) const {
     const Key used = static_cast<Key>(bits & used_bits);
     if ((used & kHighest) > infinity) return nan_key;
     const Key key = used < 0 ? static_cast<Key>(used ^ kHighest) : used;
@@ -48,10 +49,13 @@ struct Bracket {
   Key low, high;
 
   // The bracket that no key reaches.
-  static Bracket unreachable() { return {std::numeric_limits<Key>::max(), std::numeric_limits<Key>::max()}; }
+  SPARSEKIT_BOTH static Bracket unreachable() {
+    constexpr Key kNone = std::numeric_limits<Key>::max();
+    return {kNone, kNone};
+  }
 
   // The bracket whose only candidates are the keys equal to t.
-  static Bracket around(Key t) { return {static_cast<Key>(t - 1), static_cast<Key>(t + 1)}; }
+  SPARSEKIT_BOTH static Bracket around(Key t) { return {static_cast<Key>(t - 1), static_cast<Key>(t + 1)}; }
 };
 
 // A threshold t and how many of the keys equal to it are kept, the first in order.
@@ -64,29 +68,21 @@ struct Threshold {
 // Bins of the histograms that narrow a range.
 constexpr int kDigit = 11, kBins = 1 << kDigit;
 
-// The rank-th largest (rank >= 1) of the keys in [first, last], found by narrowing that range with histograms.
-// count(first, last, shift, bins) adds one to bins[bin_of(key, first, shift)] for every key of the set in [first, last].
-template <class Key, class Count>
-Threshold<Key> narrow(Key first, Key last, int64_t rank, const Count& count) {
-  using U = std::make_unsigned_t<Key>;
-  while (first < last) {
-    const uint64_t width = static_cast<U>(static_cast<U>(last) - static_cast<U>(first));
-    int shift = 0;
-    while ((width >> shift) >> kDigit) ++shift;
-    int64_t bins[kBins] = {};
-    count(first, last, shift, bins);
-    uint64_t bin = width >> shift;
-    for (; bin > 0 && bins[bin] < rank; --bin) rank -= bins[bin];
-    const uint64_t offset = bin << shift, end = offset + ((uint64_t{1} << shift) - 1);
-    last = static_cast<Key>(static_cast<U>(first) + static_cast<U>(std::min(width, end)));
-    first = static_cast<Key>(static_cast<U>(first) + static_cast<U>(offset));
-  }
-  return {first, rank};
+// A bin, the rank inside it, and how many keys it has.
+struct BinRank {
+  int64_t bin, rank, count;
+};
+
+// Where the rank-th largest key (1 <= rank <= sum of bins) is in a histogram.
+inline BinRank find_bin(const int64_t* bins, int64_t count, int64_t rank) {
+  int64_t bin = count - 1;
+  for (; bin > 0 && bins[bin] < rank; --bin) rank -= bins[bin];
+  return {bin, rank, bins[bin]};
 }
 
 // The bin of key in a histogram of a range that starts at first.
 template <class Key>
-inline int64_t bin_of(Key key, Key first, int shift) {
+SPARSEKIT_BOTH int64_t bin_of(Key key, Key first, int shift) {
   using U = std::make_unsigned_t<Key>;
   return static_cast<int64_t>(static_cast<uint64_t>(static_cast<U>(static_cast<U>(key) - static_cast<U>(first))) >> shift);
 }

@@ -24,16 +24,29 @@ struct ScoreTensor {
   int64_t numel() const { return rows * cols; }
 };
 
+// How the threshold is searched: from a bracket of a sample, or by histograms of all scores alone.
+enum class Method { kBracket, kRadix };
+
+// Keys between which the next selection from similar scores will first look for its threshold. It saves time or costs
+// one pass, and never changes a mask.
+struct WarmBracket {
+  int64_t low, high;
+  int64_t valid;  // 0 or 1
+};
+
 struct SelectOptions {
   Dtype dtype;
   KeyKind key;
   NanPolicy nan;
   int threads;
   std::string force;  // name of an instruction path, "" for the best
+  Method method = Method::kBracket;
 };
 
 // One selection over all tensors. Needs 0 <= kept <= total number of elements. Returns the number of NaN.
-int64_t topk_mask(const std::vector<ScoreTensor>& tensors, int64_t kept, const SelectOptions& options);
+// warm: read if valid, and written; may be null.
+int64_t topk_mask(const std::vector<ScoreTensor>& tensors, int64_t kept, const SelectOptions& options,
+                  WarmBracket* warm = nullptr);
 
 // One selection in each row. Needs 0 <= kept <= cols. Returns the number of NaN.
 int64_t topk_mask_rows(const ScoreTensor& tensor, int64_t kept, const SelectOptions& options);

@@ -23,9 +23,9 @@ int64_t for_width(Dtype dtype, const Call& call) {
 
 }  // namespace
 
-int64_t topk_mask(const std::vector<ScoreTensor>& tensors, int64_t kept, const SelectOptions& options) {
+int64_t topk_mask(const std::vector<ScoreTensor>& tensors, int64_t kept, const SelectOptions& options, WarmBracket* warm) {
   return for_width(options.dtype, [&](auto bits) {
-    return Selection<decltype(bits)>(tensors, kept, options, options.threads).run();
+    return Selection<decltype(bits)>(tensors, kept, options, options.threads).run(warm);
   });
 }
 
@@ -38,7 +38,7 @@ int64_t topk_mask_rows(const ScoreTensor& tensor, int64_t kept, const SelectOpti
     for (int64_t row = part * batch; row < std::min(tensor.rows, (part + 1) * batch); ++row) {
       const char* const scores = static_cast<const char*>(tensor.scores) + row * tensor.cols * itemsize(options.dtype);
       const std::vector<ScoreTensor> one = {{scores, tensor.words + row * per_row, 1, tensor.cols}};
-      nans += for_width(options.dtype, [&](auto bits) { return Selection<decltype(bits)>(one, kept, options, 1).run(); });
+      nans += for_width(options.dtype, [&](auto bits) { return Selection<decltype(bits)>(one, kept, options, 1).run(nullptr); });
     }
   });
   return nans;
