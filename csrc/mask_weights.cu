@@ -2,10 +2,10 @@
 // Packed masks on a CUDA device: packing, unpacking, counting, and where(mask, weight, 0) for a list of tensors.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
 
 #include <algorithm>
 
+#include "device.cuh"
 #include "mask_cuda.h"
 #include "pack_bits.h"
 
@@ -16,35 +16,8 @@ constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1 << 20;  // beyond it the grid strides
 constexpr int kTensorsPerLaunch = 48;    // the table must fit in the 4 KiB of kernel arguments
 
-// Launches happen on the caller's device and leave the current device as it was.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    code_ = cudaGetDevice(&previous_);
-    if (code_ == cudaSuccess && previous_ != device) code_ = cudaSetDevice(device);
-    changed_ = code_ == cudaSuccess && previous_ != device;
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
-  }
-  cudaError_t code() const { return code_; }
-
- private:
-  int previous_ = 0;
-  bool changed_ = false;
-  cudaError_t code_;
-};
-
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(kMaxBlocks, (threads + kThreads - 1) / kThreads)));
-}
-
-__device__ int64_t thread_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ int64_t thread_count() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
-
-// Division of non-negative numbers; the 64-bit one is several times slower.
-__device__ int64_t divide(int64_t a, int64_t b) {
-  return ((a | b) >> 32) == 0 ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;
 }
 
 // One warp per word, one lane per element.
@@ -123,7 +96,7 @@ __global__ void mask_weights_kernel(const __grid_constant__ Table table) {
 }
 
 template <class In, class Out, class Convert, int kWidth>
-cudaError_t launch(const std::vector<MaskedTensor>& tensors, cudaStream_t stream) {
+cudaError_t launch_tables(const std::vector<MaskedTensor>& tensors, uintptr_t stream) {
   for (size_t next = 0; next < tensors.size();) {
     Table table{};
     for (; next < tensors.size() && table.count < kTensorsPerLaunch; ++next) {
@@ -136,8 +109,7 @@ cudaError_t launch(const std::vector<MaskedTensor>& tensors, cudaStream_t stream
     }
     if (table.count == 0) break;
     const unsigned blocks = static_cast<unsigned>(table.first_block[table.count]);
-    mask_weights_kernel<In, Out, Convert, kWidth><<<blocks, kThreads, 0, stream>>>(table);
-    const cudaError_t code = cudaGetLastError();
+    const cudaError_t code = launch(&mask_weights_kernel<In, Out, Convert, kWidth>, blocks, kThreads, stream, false, table);
     if (code != cudaSuccess) return code;
   }
   return cudaSuccess;
@@ -147,7 +119,7 @@ bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintpt
 
 // Wide accesses where rows and pointers allow them, single elements elsewhere.
 template <class In, class Out, class Convert>
-cudaError_t launch_all(const std::vector<MaskedTensor>& tensors, cudaStream_t stream) {
+cudaError_t launch_all(const std::vector<MaskedTensor>& tensors, uintptr_t stream) {
   constexpr int kWidth = 16 / sizeof(In);
   std::vector<MaskedTensor> wide, narrow;
   for (MaskedTensor tensor : tensors) {
@@ -159,8 +131,8 @@ cudaError_t launch_all(const std::vector<MaskedTensor>& tensors, cudaStream_t st
     const bool fits = tensor.cols % kWidth == 0 && aligned(tensor.weight, 16) && aligned(tensor.out, kWidth * sizeof(Out));
     (fits ? wide : narrow).push_back(tensor);
   }
-  const cudaError_t code = launch<In, Out, Convert, kWidth>(wide, stream);
-  return code != cudaSuccess ? code : launch<In, Out, Convert, 1>(narrow, stream);
+  const cudaError_t code = launch_tables<In, Out, Convert, kWidth>(wide, stream);
+  return code != cudaSuccess ? code : launch_tables<In, Out, Convert, 1>(narrow, stream);
 }
 
 }  // namespace
@@ -169,40 +141,35 @@ int pack_mask(const uint8_t* mask, uint32_t* words, int64_t rows, int64_t cols, 
   const DeviceGuard guard(device);
   if (guard.code() != cudaSuccess || rows * cols == 0) return guard.code();
   const int64_t threads = rows * words_per_row(cols) * kWordBits;
-  pack_kernel<<<blocks_for(threads), kThreads, 0, reinterpret_cast<cudaStream_t>(stream)>>>(mask, words, rows, cols);
-  return cudaGetLastError();
+  return launch(&pack_kernel, blocks_for(threads), kThreads, stream, false, mask, words, rows, cols);
 }
 
 int unpack_mask(const uint32_t* words, uint8_t* mask, int64_t rows, int64_t cols, int device, uintptr_t stream) {
   const DeviceGuard guard(device);
   if (guard.code() != cudaSuccess || rows * cols == 0) return guard.code();
-  unpack_kernel<<<blocks_for(rows * cols), kThreads, 0, reinterpret_cast<cudaStream_t>(stream)>>>(words, mask, rows, cols);
-  return cudaGetLastError();
+  return launch(&unpack_kernel, blocks_for(rows * cols), kThreads, stream, false, words, mask, rows, cols);
 }
 
 int popcount(const uint32_t* words, int64_t count, int64_t* total, int device, uintptr_t stream) {
   const DeviceGuard guard(device);
   if (guard.code() != cudaSuccess) return guard.code();
-  const cudaStream_t queue = reinterpret_cast<cudaStream_t>(stream);
-  const cudaError_t code = cudaMemsetAsync(total, 0, sizeof(int64_t), queue);
+  const cudaError_t code = cudaMemsetAsync(total, 0, sizeof(int64_t), reinterpret_cast<cudaStream_t>(stream));
   if (code != cudaSuccess || count == 0) return code;
   const unsigned blocks = std::min(1024u, blocks_for(count));
-  popcount_kernel<<<blocks, kThreads, 0, queue>>>(words, count, reinterpret_cast<unsigned long long*>(total));
-  return cudaGetLastError();
+  return launch(&popcount_kernel, blocks, kThreads, stream, false, words, count, reinterpret_cast<unsigned long long*>(total));
 }
 
 int mask_weights(const std::vector<MaskedTensor>& tensors, Dtype dtype, Dtype out_dtype, int device, uintptr_t stream) {
   const DeviceGuard guard(device);
   if (guard.code() != cudaSuccess) return guard.code();
-  const cudaStream_t queue = reinterpret_cast<cudaStream_t>(stream);
   if (dtype != out_dtype) {
-    return out_dtype == Dtype::kBFloat16 ? launch_all<float, __nv_bfloat16, ToBFloat16>(tensors, queue)
-                                         : launch_all<float, __half, ToHalf>(tensors, queue);
+    return out_dtype == Dtype::kBFloat16 ? launch_all<float, __nv_bfloat16, ToBFloat16>(tensors, stream)
+                                         : launch_all<float, __half, ToHalf>(tensors, stream);
   }
   switch (itemsize(dtype)) {
-    case 2: return launch_all<uint16_t, uint16_t, Cast<uint16_t>>(tensors, queue);
-    case 4: return launch_all<uint32_t, uint32_t, Cast<uint32_t>>(tensors, queue);
-    default: return launch_all<uint64_t, uint64_t, Cast<uint64_t>>(tensors, queue);
+    case 2: return launch_all<uint16_t, uint16_t, Cast<uint16_t>>(tensors, stream);
+    case 4: return launch_all<uint32_t, uint32_t, Cast<uint32_t>>(tensors, stream);
+    default: return launch_all<uint64_t, uint64_t, Cast<uint64_t>>(tensors, stream);
   }
 }
 

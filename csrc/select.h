@@ -35,6 +35,14 @@ struct KeySpec {
         // One below the highest, so that t + 1 exists for every threshold t.
         nan_key(policy == NanPolicy::kKeep ? static_cast<Key>(kHighest - 1) : kLowest) {}
 
+  // The same with the kind of key known when it is compiled.
+  template <bool kMagnitude>
+  SPARSEKIT_BOTH Key of(U bits) const {
+    if constexpr (!kMagnitude) return (*this)(bits);
+    const Key used = static_cast<Key>(bits & static_cast<U>(kHighest));
+    return used > infinity ? nan_key : used;
+  }
+
   SPARSEKIT_BOTH Key operator()(U bits) const {
     const Key used = static_cast<Key>(bits & used_bits);
     if ((used & kHighest) > infinity) return nan_key;
