@@ -6,7 +6,7 @@
 //   kSample   choose a bracket that very likely holds the threshold, then search_bracket()
 //   kScan     one pass: set the bits of keys >= bracket.high, count those and the keys inside the bracket, and keep the
 //             keys inside as candidates if `collect`, then after_scan()
-//   kBins     one pass: histogram of the keys in [first, last], then after_bins()
+//   kBins     one pass: histogram of the keys in the range, then after_bins()
 //   kFinish   the candidates are complete: set the bits of the `ties` largest, the first among equals
 //   kTies     the keys inside are all equal: keep the first `ties` of them
 //   kDone     the masks are exact
@@ -24,6 +24,34 @@ enum class Step : int32_t { kSample, kScan, kBins, kFinish, kTies, kDone };
 // Where the bracket of a scan comes from: an earlier selection, a sample, a heavy key at its end, or histograms.
 enum class Source : int32_t { kWarm, kSampled, kHeavy, kExact };
 
+// The keys [first, last], one of which has the wanted rank among those of them that there are, cut into bins.
+template <class Key>
+struct Range {
+  using U = std::make_unsigned_t<Key>;
+  Key first, last;
+  int64_t rank;
+  int digit;  // bits of a bin's number
+  int shift;  // bits that the keys of a bin do not share
+
+  SPARSEKIT_BOTH void set(Key low, Key high, int64_t wanted) {
+    first = low;
+    last = high;
+    rank = wanted;
+    for (shift = 0; (width() >> shift) >> digit;) ++shift;
+  }
+
+  SPARSEKIT_BOTH uint64_t width() const { return static_cast<U>(static_cast<U>(last) - static_cast<U>(first)); }
+  SPARSEKIT_BOTH bool holds(Key key) const { return first <= key && key <= last; }
+  SPARSEKIT_BOTH int64_t bin(Key key) const { return bin_of(key, first, shift); }
+
+  // Makes the bin the range.
+  SPARSEKIT_BOTH void take(BinRank found) {
+    const uint64_t offset = static_cast<uint64_t>(found.bin) << shift, end = offset + ((uint64_t{1} << shift) - 1);
+    const Key high = static_cast<Key>(static_cast<U>(first) + static_cast<U>(end < width() ? end : width()));
+    set(static_cast<Key>(static_cast<U>(first) + static_cast<U>(offset)), high, found.rank);
+  }
+};
+
 template <class Key>
 struct Search {
   static constexpr Key kLowest = KeySpec<std::make_unsigned_t<Key>>::kLowest + 1;    // the lowest key that can be kept
@@ -32,16 +60,13 @@ struct Search {
   int64_t numel, kept;
   int64_t limit;  // more candidates than this are not worth collecting
   bool keep_nan;
-  int digit;  // bits of a histogram's bin number
   int least_bins;  // histograms that come before a collecting scan whatever they count
 
   Step step;
   Source source;
   Bracket<Key> bracket;
   bool collect;
-  Key first, last;  // the range that histograms narrow, and the rank of the threshold in it
-  int64_t rank;
-  int shift;
+  Range<Key> range;  // what histograms narrow
   int64_t ties;
   float share;  // a guess: this part of the equal keys inside, the first in order, will be kept
 
@@ -50,7 +75,7 @@ struct Search {
     kept = keep;
     limit = most;
     keep_nan = keeps_nan;
-    digit = digit_bits;
+    range.digit = digit_bits;
     least_bins = 0;
     step = Step::kSample;
     ties = 0;
@@ -83,7 +108,7 @@ struct Search {
     } else if (source == Source::kWarm) {
       step = Step::kSample;
     } else if (source == Source::kHeavy) {
-      narrow(first, last, rank);
+      narrow(range.first, range.last, range.rank);
     } else if (need < 0) {
       try_heavy(bracket.high, bracket.high, kHighest, kept, above);
     } else {
@@ -95,43 +120,23 @@ struct Search {
 
   // total: keys in the range. Dropped NaN are in no range, so there may be fewer than wanted; false if there is none.
   SPARSEKIT_BOTH bool before_bins(int64_t total) {
-    if (rank > total) {
-      kept -= rank - total;
-      rank = total;
+    if (range.rank > total) {
+      kept -= range.rank - total;
+      range.rank = total;
     }
-    if (rank == 0) search_bracket(Bracket<Key>::unreachable(), Source::kExact, 0);
-    return rank > 0;
+    if (range.rank == 0) search_bracket(Bracket<Key>::unreachable(), Source::kExact, 0);
+    return range.rank > 0;
   }
 
   SPARSEKIT_BOTH void after_bins(BinRank found) {
-    take_bin(found);
+    range.take(found);
     --least_bins;
-    if (first == last || (found.count <= limit && least_bins <= 0)) {
-      search_bracket({static_cast<Key>(first - 1), static_cast<Key>(last + 1)}, Source::kExact,
-                     static_cast<float>(rank) / static_cast<float>(found.count));
+    if (range.first == range.last || (found.count <= limit && least_bins <= 0)) {
+      search_bracket({static_cast<Key>(range.first - 1), static_cast<Key>(range.last + 1)}, Source::kExact,
+                     static_cast<float>(found.rank) / static_cast<float>(found.count));
     } else {
-      narrow(first, last, rank);
+      step = Step::kBins;
     }
-  }
-
-  // Makes the bin the range.
-  SPARSEKIT_BOTH void take_bin(BinRank found) {
-    using U = std::make_unsigned_t<Key>;
-    const uint64_t width = static_cast<U>(static_cast<U>(last) - static_cast<U>(first));
-    const uint64_t offset = static_cast<uint64_t>(found.bin) << shift, end = offset + ((uint64_t{1} << shift) - 1);
-    last = static_cast<Key>(static_cast<U>(first) + static_cast<U>(end < width ? end : width));
-    first = static_cast<Key>(static_cast<U>(first) + static_cast<U>(offset));
-    rank = found.rank;
-  }
-
-  // Sets the range and the width of its bins.
-  SPARSEKIT_BOTH void set_range(Key low, Key high, int64_t wanted) {
-    using U = std::make_unsigned_t<Key>;
-    first = low;
-    last = high;
-    rank = wanted;
-    const uint64_t width = static_cast<U>(static_cast<U>(last) - static_cast<U>(first));
-    for (shift = 0; (width >> shift) >> digit;) ++shift;
   }
 
  private:
@@ -144,14 +149,14 @@ struct Search {
   }
 
   SPARSEKIT_BOTH void narrow(Key low, Key high, int64_t wanted) {
-    set_range(low, high, wanted);
+    range.set(low, high, wanted);
     step = Step::kBins;
-    if (first == last) search_bracket(Bracket<Key>::around(first), Source::kExact, 0);
+    if (low == high) search_bracket(Bracket<Key>::around(low), Source::kExact, 0);
   }
 
   // count: keys in [low, high], most of which may be the heavy one.
   SPARSEKIT_BOTH void try_heavy(Key heavy, Key low, Key high, int64_t wanted, int64_t count) {
-    set_range(low, high, wanted);
+    range.set(low, high, wanted);
     search_bracket(Bracket<Key>::around(heavy), Source::kHeavy, static_cast<float>(wanted) / static_cast<float>(count));
   }
 };

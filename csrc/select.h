@@ -54,13 +54,11 @@ struct KeySpec {
 // Keys >= high are certainly kept, keys in (low, high) are candidates, keys <= low are certainly not kept.
 template <class Key>
 struct Bracket {
+  static constexpr Key kNone = std::numeric_limits<Key>::max();
   Key low, high;
 
   // The bracket that no key reaches.
-  SPARSEKIT_BOTH static Bracket unreachable() {
-    constexpr Key kNone = std::numeric_limits<Key>::max();
-    return {kNone, kNone};
-  }
+  SPARSEKIT_BOTH static Bracket unreachable() { return {kNone, kNone}; }
 
   // The bracket whose only candidates are the keys equal to t.
   SPARSEKIT_BOTH static Bracket around(Key t) { return {static_cast<Key>(t - 1), static_cast<Key>(t + 1)}; }

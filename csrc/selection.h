@@ -145,44 +145,42 @@ class Selection {
   void count_bins() {
     std::vector<int64_t> bins(kBins);
     std::mutex guard;
-    const Key low = search_.first, high = search_.last;
-    const int shift = search_.shift;
+    const Range<Key> range = search_.range;
     parallel_for(threads_, static_cast<int64_t>(blocks_.size()), [&](int64_t i) {
       int64_t own[kBins] = {};
       for_each_stretch<U>(blocks_[i], [&](const U* scores, uint32_t*, int64_t words, int64_t valid) {
         const int64_t elements = valid == kWordBits ? words * kWordBits : valid;
         for (int64_t at = 0; at < elements; ++at) {
           const Key key = spec_(scores[at]);
-          if (low <= key && key <= high) ++own[bin_of(key, low, shift)];
+          if (range.holds(key)) ++own[range.bin(key)];
         }
       });
       const std::lock_guard<std::mutex> lock(guard);
       for (int bin = 0; bin < kBins; ++bin) bins[bin] += own[bin];
     });
     if (search_.before_bins(std::accumulate(bins.begin(), bins.end(), int64_t{0}))) {
-      search_.after_bins(find_bin(bins.data(), kBins, search_.rank));
+      search_.after_bins(find_bin(bins.data(), kBins, search_.range.rank));
     }
   }
 
   // The candidates are complete and hold the threshold: sets the bits of the largest, the first among equals.
   void finish() {
-    search_.set_range(search_.bracket.low + 1, search_.bracket.high - 1, search_.ties);
-    while (search_.first < search_.last) {
+    Range<Key>& range = search_.range;
+    range.set(search_.bracket.low + 1, search_.bracket.high - 1, search_.ties);
+    while (range.first < range.last) {
       int64_t bins[kBins] = {};
       for (const Tally& tally : tallies_) {
         for (const Candidate& candidate : tally.candidates) {
-          if (search_.first > candidate.key || candidate.key > search_.last) continue;
-          ++bins[bin_of(candidate.key, search_.first, search_.shift)];
+          if (range.holds(candidate.key)) ++bins[range.bin(candidate.key)];
         }
       }
-      search_.take_bin(find_bin(bins, kBins, search_.rank));
-      search_.set_range(search_.first, search_.last, search_.rank);
+      range.take(find_bin(bins, kBins, range.rank));
     }
-    int64_t ties = search_.rank;
+    int64_t ties = range.rank;
     for (size_t i = 0; i < blocks_.size(); ++i) {
       uint32_t* const words = blocks_[i].tensor.words + blocks_[i].first;
       for (const Candidate& candidate : tallies_[i].candidates) {
-        if (candidate.key < search_.first || (candidate.key == search_.first && ties-- <= 0)) continue;
+        if (candidate.key < range.first || (candidate.key == range.first && ties-- <= 0)) continue;
         words[word_of(candidate.at)] |= one_bit(bit_of(candidate.at));
       }
     }
@@ -217,7 +215,7 @@ class Selection {
   void remember(WarmBracket* warm) const {
     Bracket<Key> next{};
     const bool crowded = inside_ > search_.limit / 2;
-    warm->valid = found_ && next_bracket(search_.bracket, search_.first, crowded, &next);
+    warm->valid = found_ && next_bracket(search_.bracket, search_.range.first, crowded, &next);
     warm->low = next.low;
     warm->high = next.high;
   }

@@ -28,6 +28,7 @@ struct TensorEntry {
   int64_t first_tile;
   int64_t first_element;  // of its segment
   int64_t segment;
+  int64_t first_candidate;  // of its segment in the list of all
 };
 
 // One tile: up to kTileWords words of one tensor.
