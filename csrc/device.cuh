@@ -55,6 +55,21 @@ cudaError_t launch(void (*kernel)(P...), int64_t blocks, int threads, uintptr_t 
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+// Memory that no kernel writes while this one runs: a load by the shortest way.
+template <class T>
+__device__ inline T load(const T* source) {
+  return __ldg(source);
+}
+
+// Pointers that come from memory could lead anywhere; these lead to device memory.
+template <class T>
+__device__ inline T* in_device_memory(T* pointer) {
+#ifdef __CUDA_ARCH__
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
 __device__ inline int warp_id() { return static_cast<int>(threadIdx.x / kWarp); }
 __device__ inline int64_t thread_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -184,9 +184,9 @@ __device__ void follow(Shared<U>& shared, const Workspace<U>& w, Segment<U>& seg
   }
 }
 
-// Every thread of the block has to call it.
+// Every thread of the block has to call it. Not inlined, for its registers would be taken from the passes.
 template <class U>
-__device__ void decide(Shared<U>& shared, const Workspace<U>& w, int64_t index) {
+__device__ __noinline__ void decide(Shared<U>& shared, const Workspace<U>& w, int64_t index) {
   Segment<U>& segment = w.segments[index];
   Counter* const bins = w.bins + index * 2 * kTopkBins;
   const Phase phase = segment.phase;

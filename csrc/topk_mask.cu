@@ -64,7 +64,7 @@ __global__ void fill_kernel(const __grid_constant__ Workspace<U> w, const __grid
 }
 
 template <class U, bool kMagnitude>
-__global__ void __launch_bounds__(kTopkThreads) topk_kernel(const __grid_constant__ Workspace<U> w) {
+__global__ void __launch_bounds__(kTopkThreads, sizeof(U) == 8 ? 2 : 3) topk_kernel(const __grid_constant__ Workspace<U> w) {
   SPARSEKIT_SHARED(Shared<U>, shared);
   const auto grid = cooperative_groups::this_grid();
   for (int bin = static_cast<int>(threadIdx.x); bin < kTopkBins; bin += kTopkThreads) shared.bins[bin] = 0;

@@ -2,6 +2,7 @@
 // The passes of a selection over scores: what every block does with a tile, by the phase of its segment.
 #pragma once
 #include "sampled_bracket.h"
+#include "topk_compare.cuh"
 #include "topk_state.cuh"
 
 namespace sparsekit::cuda {
@@ -62,7 +63,7 @@ __device__ SignedOf<U> sample_key(const Workspace<U>& w, const Segment<U>& segme
     else high = middle;
   }
   const U* const scores = static_cast<const U*>(w.tensors[low].scores);
-  return w.spec.template of<kMagnitude>(scores[at - w.tensors[low].first_element]);
+  return w.spec.template of<kMagnitude>(load(scores + at - w.tensors[low].first_element));
 }
 
 // Histograms of the samples of all segments that are in this phase; the blocks share the samples of each.
@@ -99,7 +100,7 @@ __device__ void stage(Shared<U>& shared, const Workspace<U>& w, const Tile<U>& t
   for (; inside != 0 && base < Shared<U>::kStaged; inside &= inside - 1, ++base) {
     const int bit = __ffs(static_cast<int>(inside)) - 1;
     // The score was read a moment ago, so this access does not leave the processor's cache.
-    const SignedOf<U> key = w.spec.template of<kMagnitude>(tile.scores[element + bit]);
+    const SignedOf<U> key = w.spec.template of<kMagnitude>(load(tile.scores + element + bit));
     shared.staged[base] = {key, static_cast<uint16_t>(word * kWordBits + bit)};
   }
 }
@@ -132,7 +133,7 @@ __device__ void scan_tile(Shared<U>& shared, const Workspace<U>& w, const Tensor
   if (threadIdx.x == 0) shared.staged_count = shared.counts = shared.nans = 0;
   __syncthreads();
   unsigned counts = 0, nans = 0;
-#pragma unroll
+#pragma unroll 1
   for (int shot = 0; shot < kShots; ++shot) {
     const int first = shot * kShotWords + warp_id() * kWarp, word = first + lane_id();
     if (first >= tile.count) break;
@@ -170,6 +171,7 @@ __device__ void bins_tile(Shared<U>& shared, const Workspace<U>& w, const Tensor
     const SignedOf<U> key = w.spec.template of<kMagnitude>(bits);
     if (range.holds(key)) atomicAdd(&shared.bins[range.bin(key)], 1u);
   };
+#pragma unroll 1
   for (int shot = 0; shot < kShots; ++shot) {
     const int first = shot * kShotWords + warp_id() * kWarp;
     if (tile.is_wide(first)) {
@@ -179,7 +181,7 @@ __device__ void bins_tile(Shared<U>& shared, const Workspace<U>& w, const Tensor
     for (int word = first; word < first + kWarp && word < tile.count; ++word) {
       int valid;
       const int64_t at = tile.element(word, &valid);
-      if (lane_id() < valid) count(tile.scores[at + lane_id()]);
+      if (lane_id() < valid) count(load(tile.scores + at + lane_id()));
     }
   }
 }
@@ -193,6 +195,7 @@ __device__ void ties_tile(const Workspace<U>& w, const TensorEntry& tensor, int6
   int64_t left = number < segment.boundary ? inside : number == segment.boundary ? segment.quota : 0;
   if (left == written) return;
   const Tile<U> tile = Tile<U>::of(tensor, number);
+#pragma unroll 1
   for (int shot = 0; shot < kShots; ++shot) {
     const int first = shot * kShotWords + warp_id() * kWarp, word = first + lane_id();
     ShotBits bits = {0, 0, 0};

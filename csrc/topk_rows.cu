@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact top-k masks of rows: one block for a row, which reads it again from the caches as often as a histogram is narrowed.
-#include "topk_mask_cuda.h"
-#include "topk_tiles.cuh"
-
 #include "search.h"
+#include "topk_compare.cuh"
+#include "topk_mask_cuda.h"
 
 namespace sparsekit::cuda {
 namespace {
@@ -19,7 +18,7 @@ struct RowShared {
 // Calls visit(key) for the elements of the row.
 template <bool kMagnitude, class U, class Visit>
 __device__ void for_row(const U* row, int64_t cols, const KeySpec<U>& spec, const Visit& visit) {
-  for (int64_t i = threadIdx.x; i < cols; i += kTopkThreads) visit(spec.template of<kMagnitude>(row[i]));
+  for (int64_t i = threadIdx.x; i < cols; i += kTopkThreads) visit(spec.template of<kMagnitude>(load(row + i)));
 }
 
 // The bin that holds the wanted rank; clears the bins.

@@ -44,13 +44,13 @@ struct Tile {
 
   __device__ static Tile of(const TensorEntry& tensor, int64_t tile) {
     Tile result;
-    result.scores = static_cast<const U*>(tensor.scores);
+    result.scores = in_device_memory(static_cast<const U*>(tensor.scores));
     result.cols = tensor.cols;
     result.per_row = words_per_row(tensor.cols);
     result.first = (tile - tensor.first_tile) * kTileWords;
     const int64_t left = tensor.rows * result.per_row - result.first;
     result.count = static_cast<int>(left < kTileWords ? left : kTileWords);
-    result.words = tensor.words + result.first;
+    result.words = in_device_memory(tensor.words) + result.first;
     result.flat = tensor.rows == 1;
     result.wide = result.flat && reinterpret_cast<uintptr_t>(tensor.scores) % 16 == 0;
     return result;
@@ -68,99 +68,6 @@ struct Tile {
     return wide && word + kWarp <= count && (first + word + kWarp) * kWordBits <= cols;
   }
 };
-
-// The item-th element of 16 bytes.
-template <class U>
-__device__ inline U item_of(const uint4& pack, int item) {
-  const uint32_t parts[4] = {pack.x, pack.y, pack.z, pack.w};
-  if constexpr (sizeof(U) == 2) return static_cast<U>(parts[item / 2] >> (item % 2 * 16));
-  else if constexpr (sizeof(U) == 4) return parts[item];
-  else return static_cast<U>(parts[2 * item]) | (static_cast<U>(parts[2 * item + 1]) << 32);
-}
-
-// 32 words of 32 elements read by one warp in 16-byte pieces: load i gives lane l the elements i * 32 * kItems + l * kItems
-// and following.
-template <class U>
-struct WideLoad {
-  static constexpr int kItems = 16 / static_cast<int>(sizeof(U));  // elements of a piece
-  static constexpr int kLoads = kWordBits / kItems;
-
-  // Bit i * kItems + e of each lane is element e of its load i. Returns to lane w the word of the elements 32 w to 32 w + 31.
-  __device__ static uint32_t to_words(uint32_t bits) {
-    const int lane = lane_id();
-    // A transposition of kLoads x kLoads fields among neighbouring lanes, by halves.
-#pragma unroll
-    for (int distance = kLoads / 2; distance > 0; distance /= 2) {
-      uint32_t low = 0;
-#pragma unroll
-      for (int field = 0; field < kLoads; ++field) {
-        if ((field & distance) == 0) low |= ((1u << kItems) - 1u) << (field * kItems);
-      }
-      const uint32_t other = __shfl_xor_sync(kAll, bits, distance);
-      bits = (lane & distance) == 0 ? (bits & low) | ((other & low) << (distance * kItems))
-                                    : (bits & ~low) | ((other & ~low) >> (distance * kItems));
-    }
-    return __shfl_sync(kAll, bits, lane % kItems * kLoads + lane / kItems);
-  }
-};
-
-// What a warp found in 32 words: each lane has those of its word, in order.
-struct ShotBits {
-  uint32_t above, inside;
-  int nans;
-};
-
-// Calls visit(bits, item) for every element of 32 words from `word` on, in pieces of 16 bytes.
-template <class U, class Visit>
-__device__ inline void for_wide(const Tile<U>& tile, int word, const Visit& visit) {
-  using Wide = WideLoad<U>;
-  constexpr int kBatch = Wide::kLoads < 8 ? Wide::kLoads : 8;  // loads in flight
-  const uint4* const source = reinterpret_cast<const uint4*>(tile.scores + (tile.first + word) * kWordBits) + lane_id();
-#pragma unroll
-  for (int start = 0; start < Wide::kLoads; start += kBatch) {
-    uint4 packs[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) packs[i] = source[(start + i) * kWarp];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-#pragma unroll
-      for (int item = 0; item < Wide::kItems; ++item) visit(item_of<U>(packs[i], item), (start + i) * Wide::kItems + item);
-    }
-  }
-}
-
-// Compares the keys of 32 words of a tile with the bracket; words beyond the tile are empty.
-template <bool kMagnitude, class U>
-__device__ inline ShotBits classify(const Tile<U>& tile, int word, const KeySpec<U>& spec, Bracket<SignedOf<U>> bracket) {
-  using Key = SignedOf<U>;
-  ShotBits result = {0, 0, 0};
-  if (tile.is_wide(word)) {
-    for_wide(tile, word, [&](U bits, int at) {
-      const Key key = spec.template of<kMagnitude>(bits);
-      result.above |= static_cast<uint32_t>(key >= bracket.high) << at;
-      result.inside |= static_cast<uint32_t>(key > bracket.low && key < bracket.high) << at;
-      result.nans += key == spec.nan_key;
-    });
-    result.above = WideLoad<U>::to_words(result.above);
-    result.inside = WideLoad<U>::to_words(result.inside);
-    return result;
-  }
-  const int end = tile.count - word < kWarp ? tile.count - word : kWarp;
-  for (int i = 0; i < end; ++i) {
-    int valid;
-    const int64_t at = tile.element(word + i, &valid);
-    const bool real = lane_id() < valid;
-    const Key key = real ? spec.template of<kMagnitude>(tile.scores[at + lane_id()]) : Key{0};
-    const uint32_t above = __ballot_sync(kAll, real && key >= bracket.high);
-    const uint32_t inside = __ballot_sync(kAll, real && key > bracket.low && key < bracket.high);
-    result.nans += real && key == spec.nan_key;
-    if (lane_id() == i) {
-      result.above = above;
-      result.inside = inside;
-    }
-  }
-  return result;
-}
 
 // The tensor of a tile: the last one that begins at or before it.
 __device__ inline const TensorEntry& tensor_of(const TensorEntry* tensors, int64_t count, int64_t tile) {

@@ -13,6 +13,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
@@ -32,6 +33,19 @@ inline void __syncthreads() { emulator::sync_block(); }
 inline void __syncwarp(unsigned mask = ~0u) { emulator::sync_warp(mask); }
 inline void __threadfence() {}
 
+template <class T>
+T __ldg(const T* source) {
+  return *source;
+}
+
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>(((uint64_t{high} << 32 | low) << (shift & 31)) >> 32);
+}
+inline unsigned __brev(unsigned v) {
+  unsigned result = 0;
+  for (int i = 0; i < 32; ++i) result |= (v >> i & 1u) << (31 - i);
+  return result;
+}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
