@@ -42,7 +42,7 @@ def _topk(scores: list[Tensor], kept: int) -> list[Tensor]:
 
 
 def _oracle(scores: list[Tensor], kept: int) -> list[Tensor]:
-    words, _ = reference.topk_mask(scores, [kept], "magnitude", "global", "error")
+    words, _, _ = reference.topk_mask(scores, [kept], "magnitude", "global", "error")
     return [reference.unpack_mask(w, s.shape) for w, s in zip(words, scores, strict=True)]
 
 

@@ -6,9 +6,18 @@ from __future__ import annotations
 
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
 from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
-from sparsekit.ops.masks import Selection, mask_weight, pack_mask, popcount, topk_mask, unpack_mask
-from sparsekit.ops.native import capabilities, native_info
+from sparsekit.ops.masks import (
+    Selection,
+    mask_weight,
+    pack_mask,
+    popcount,
+    topk_mask,
+    topk_mask_radix,
+    unpack_mask,
+    warm_start,
+)
 from sparsekit.ops.reference import rows_cols, words_shape
+from sparsekit.ops.serving import capabilities, native_info
 
 __all__ = [
     "Selection",
@@ -24,6 +33,8 @@ __all__ = [
     "rows_cols",
     "schemas",
     "topk_mask",
+    "topk_mask_radix",
     "unpack_mask",
+    "warm_start",
     "words_shape",
 ]

@@ -117,6 +117,30 @@ def _budgets(scores: Sequence[Tensor], kept: int | Sequence[int], scope: str) ->
     return budgets
 
 
+def _check_warm(warm: Tensor | None, scope: str, budgets: list[int], device: torch.device) -> None:
+    if warm is None:
+        return
+    if scope == "row":
+        raise ValueError("topk_mask: warm: expected None for scope 'row', got a tensor")
+    expected = f"a contiguous int64 tensor of shape ({len(budgets)}, 3) on {device}, as warm_start makes it"
+    if not isinstance(warm, Tensor) or warm.dtype != torch.int64:
+        raise TypeError(f"topk_mask: warm: expected {expected}, got {getattr(warm, 'dtype', type(warm).__name__)}")
+    if warm.shape != (len(budgets), 3) or warm.device != device or not warm.is_contiguous():
+        raise ValueError(f"topk_mask: warm: expected {expected}, got {tuple(warm.shape)} on {warm.device}")
+
+
+def warm_start(selections: int, device: torch.device | str | None = None) -> Tensor:
+    """State for ``topk_mask(..., warm=)`` that knows nothing yet.
+
+    Args:
+        selections: 1 for scope "global", the number of tensors for scope "tensor".
+
+    Returns:
+        int64 [selections, 3] zeros: keys between which a threshold is expected, and whether they count.
+    """
+    return torch.zeros(selections, 3, dtype=torch.int64, device=device)
+
+
 def topk_mask(
     scores: Sequence[Tensor],
     kept: int | Sequence[int],
@@ -125,6 +149,7 @@ def topk_mask(
     scope: str = "global",
     nan: str = "error",
     out: str = "words",
+    warm: Tensor | None = None,
 ) -> Selection:
     """Exact mask of the ``kept`` largest scores of a list of tensors, without concatenating them.
 
@@ -136,6 +161,8 @@ def topk_mask(
         nan: "error" sets ``invalid``; "drop" never keeps a NaN, so fewer than ``kept`` may be left; "keep" ranks NaN
             above inf.
         out: "words" (int32, as ``pack_mask``) or "bool".
+        warm: what ``warm_start`` made, or an earlier call over similar scores wrote: where to look for the thresholds
+            first. It is overwritten, saves time, and never changes a mask. Not for scope "row".
 
     Returns:
         Selection. Among equal scores the lowest (tensor, flat index) is kept, -0.0 equals 0.0, so the result is a pure
@@ -152,7 +179,24 @@ def topk_mask(
     budgets = _budgets(scores, kept, scope)
     if not scores:
         return Selection([], torch.zeros((), dtype=torch.bool))
-    words, invalid = torch.ops.sparsekit.topk_mask(list(scores), budgets, key, scope, nan)
+    _check_warm(warm, scope, budgets, scores[0].device)
+    words, invalid, known = torch.ops.sparsekit.topk_mask(list(scores), budgets, key, scope, nan, warm)
+    if warm is not None:
+        warm.copy_(known)
     if out == "bool":
         return Selection([unpack_mask(w, s.shape) for w, s in zip(words, scores, strict=True)], invalid)
+    return Selection(words, invalid)
+
+
+def topk_mask_radix(scores: Sequence[Tensor], kept: int, *, key: str = "magnitude") -> Selection:
+    """``topk_mask`` by histograms of all scores alone, which reads them three times: the baseline of the benchmarks.
+
+    Arguments, result and errors as ``topk_mask`` with scope "global"; where no compiled code serves, a sort does.
+    """
+    choose("topk_mask_radix", "key", key, KEYS)
+    _check_scores(scores)
+    budgets = _budgets(scores, kept, "global")
+    if not scores:
+        return Selection([], torch.zeros((), dtype=torch.bool))
+    words, invalid, _ = torch.ops.sparsekit.topk_mask(list(scores), budgets, key, "global", "error", None, "radix")
     return Selection(words, invalid)

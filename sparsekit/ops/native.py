@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU implementations from the compiled module ``sparsekit._C``, added to the ops that schemas.py defines.
 
-Without the module the reference implementations keep serving; ``capabilities`` says so for each op. The CUDA functions of
-the module serve no op yet: PyTorch does, until they have matched their oracle on a device (tests marked ``gpu``).
+Without the module, and with SPARSEKIT_KERNELS=off, the reference implementations keep serving; ``capabilities`` says so.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import reference
-from sparsekit.ops.schemas import LIBRARY, OP_NAMES
+from sparsekit.ops.schemas import LIBRARY
 
 try:
     from sparsekit import _C  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError:
     _C: Any = None
+if os.environ.get("SPARSEKIT_KERNELS") == "off":
+    _C = None
 
-_SCORE_DTYPES = {
+SCORE_DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.bfloat16: "bfloat16",
@@ -56,7 +58,7 @@ def _popcount(words: Tensor) -> Tensor:
     return torch.tensor(_C.popcount(words.data_ptr(), words.numel(), _threads(words.numel() * 32)), dtype=torch.int64)
 
 
-def _layout(weight: Tensor) -> int | None:
+def layout(weight: Tensor) -> int | None:
     """Spatial positions interleaved with the channels in memory: 1 for C order, H*W for channels_last, None for others."""
     if weight.is_contiguous():
         return 1
@@ -68,7 +70,7 @@ def _layout(weight: Tensor) -> int | None:
 
 
 def _mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
-    spatial = _layout(weight)
+    spatial = layout(weight)
     if spatial is None or weight.element_size() not in (2, 4, 8) or weight.is_neg() or weight.is_conj():
         return reference.mask_weight(weight, words, dtype)
     words, out = words.contiguous(), torch.empty_like(weight)
@@ -87,29 +89,54 @@ def _mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _topk_mask(
-    scores: Sequence[Tensor], kept: Sequence[int], key: str, scope: str, nan: str
-) -> tuple[list[Tensor], Tensor]:
+    scores: Sequence[Tensor],
+    kept: Sequence[int],
+    key: str,
+    scope: str,
+    nan: str,
+    warm: Tensor | None = None,
+    method: str = "bracket",
+) -> tuple[list[Tensor], Tensor, Tensor]:
     dtypes = {s.dtype for s in scores}
     if len(dtypes) != 1 and scope == "global":
         return reference.topk_mask(scores, kept, key, scope, nan)
     values = [s.detach().contiguous() for s in scores]
     words = [torch.empty(reference.words_shape(s.shape), dtype=torch.int32) for s in scores]
     groups = [slice(None)] if scope == "global" else [slice(i, i + 1) for i in range(len(scores))]
+    known = reference.next_warm(warm, values[0]) if warm is None else warm.clone()
+    starts = list(known) if len(known) else [None] * len(groups)
     missing = 0
-    for group, budget in zip(groups, kept, strict=True):
-        missing += _select(values[group], words[group], budget, key, scope, nan)
-    return words, torch.tensor(nan == "error" and missing > 0)
+    for group, budget, start in zip(groups, kept, starts, strict=True):
+        options = (key, nan, _threads(sum(v.numel() for v in values[group])))
+        if scope == "row":
+            missing += _select_rows(values[group][0], words[group][0], budget, options)
+        else:
+            missing += _select(values[group], words[group], budget, options, start, method)
+    return words, torch.tensor(nan == "error" and missing > 0), known
 
 
-def _select(values: list[Tensor], words: list[Tensor], kept: int, key: str, scope: str, nan: str) -> int:
-    """One selection (or one for each row) by the compiled module; returns the number of NaN."""
+def _select_rows(values: Tensor, words: Tensor, kept: int, options: tuple[str, str, int]) -> int:
+    """One selection in each row; returns the number of NaN."""
+    dtype = _C.dtypes[SCORE_DTYPES[values.dtype]]
+    return _C.topk_mask_rows(
+        values.data_ptr(), words.data_ptr(), *reference.rows_cols(values.shape), kept, dtype, *options
+    )
+
+
+def _select(
+    values: list[Tensor],
+    words: list[Tensor],
+    kept: int,
+    options: tuple[str, str, int],
+    warm: Tensor | None,
+    method: str,
+) -> int:
+    """One selection over all values; returns the number of NaN."""
     rows, cols = zip(*(reference.rows_cols(v.shape) for v in values), strict=True)
-    dtype = _C.dtypes[_SCORE_DTYPES[values[0].dtype]]
+    dtype = _C.dtypes[SCORE_DTYPES[values[0].dtype]]
     pointers, targets = [v.data_ptr() for v in values], [w.data_ptr() for w in words]
-    threads = _threads(sum(v.numel() for v in values))
-    if scope == "row":
-        return _C.topk_mask_rows(pointers[0], targets[0], rows[0], cols[0], kept, dtype, key, nan, threads)
-    return _C.topk_mask(pointers, targets, list(rows), list(cols), kept, dtype, key, nan, threads)
+    start = 0 if warm is None else warm.data_ptr()
+    return _C.topk_mask(pointers, targets, list(rows), list(cols), kept, dtype, *options, warm=start, method=method)
 
 
 CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
@@ -123,16 +150,3 @@ CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 if _C is not None:
     for _name, _implementation in CPU_IMPLEMENTATIONS.items():
         LIBRARY.impl(_name, _implementation, "CPU")
-
-
-def native_info() -> dict[str, Any]:
-    """Is the compiled module there, with CUDA code, and which CPU instruction sets can it use (best last)?"""
-    if _C is None:
-        return {"built": False, "cuda": False, "cpu_features": []}
-    return {"built": True, "cuda": bool(_C.has_cuda), "cpu_features": list(_C.cpu_features())}
-
-
-def capabilities() -> dict[str, dict[str, str]]:
-    """Op -> {device: what serves it}: "native" (sparsekit._C), "torch", or "native mask + torch" for the masked layers."""
-    whole, part = ("torch", "torch") if _C is None else ("native", "native mask + torch")
-    return {name: {"cpu": part if name.startswith("masked_") else whole, "cuda": "torch"} for name in OP_NAMES}

@@ -84,9 +84,17 @@ def _select(keys: Tensor, kept: int, nan: str) -> Tensor:
 
 
 def topk_mask(
-    scores: Sequence[Tensor], kept: Sequence[int], key: str, scope: str, nan: str
-) -> tuple[list[Tensor], Tensor]:
-    """Exact top-k masks by stable sorting: packed words per tensor, and whether a NaN makes them invalid."""
+    scores: Sequence[Tensor],
+    kept: Sequence[int],
+    key: str,
+    scope: str,
+    nan: str,
+    warm: Tensor | None = None,
+    method: str = "bracket",
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Exact top-k masks by stable sorting: packed words per tensor, whether a NaN makes them invalid, and what comes of
+    ``warm``, which with ``method`` says how a kernel should search; a sort has no use for them.
+    """
     keys = [_order_keys(s, key, nan) for s in scores]
     if scope == "global":
         chosen = _select(torch.cat(keys), kept[0], nan).split([k.numel() for k in keys])
@@ -98,7 +106,12 @@ def topk_mask(
             rows = values.reshape(rows_cols(score.shape))
             chosen.append(torch.stack([_select(row, n, nan) for row in rows]) if len(rows) else rows.to(torch.bool))
     words = [pack_mask(c.reshape(s.shape)) for c, s in zip(chosen, scores, strict=True)]
-    return words, invalid_flag(scores, nan)
+    return words, invalid_flag(scores, nan), next_warm(warm, scores[0])
+
+
+def next_warm(warm: Tensor | None, like: Tensor) -> Tensor:
+    """A warm start without knowledge, in place of ``warm``; without rows if there was none."""
+    return torch.zeros(0 if warm is None else len(warm), 3, dtype=torch.int64, device=like.device)
 
 
 def invalid_flag(scores: Sequence[Tensor], nan: str) -> Tensor:

@@ -34,7 +34,10 @@ LIBRARY.define("pack_mask(Tensor mask) -> Tensor")
 LIBRARY.define("unpack_mask(Tensor words, SymInt[] shape) -> Tensor")
 LIBRARY.define("popcount(Tensor words) -> Tensor")
 LIBRARY.define("mask_weight(Tensor weight, Tensor words, ScalarType dtype) -> Tensor")
-LIBRARY.define("topk_mask(Tensor[] scores, int[] kept, str key, str scope, str nan) -> (Tensor[], Tensor)")
+LIBRARY.define(
+    "topk_mask(Tensor[] scores, int[] kept, str key, str scope, str nan, Tensor? warm=None, str method='bracket')"
+    " -> (Tensor[], Tensor, Tensor)"
+)
 LIBRARY.define("masked_linear(Tensor x, Tensor weight, Tensor words, Tensor? bias) -> Tensor")
 LIBRARY.define(
     "masked_linear_backward(Tensor dy, Tensor x, Tensor weight, Tensor words, bool[] needs, bool dense_grad)"
@@ -125,11 +128,17 @@ def _fake_mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tens
 
 
 def _fake_topk(
-    scores: Sequence[Tensor], kept: Sequence[int], key: str, scope: str, nan: str
-) -> tuple[list[Tensor], Tensor]:
+    scores: Sequence[Tensor],
+    kept: Sequence[int],
+    key: str,
+    scope: str,
+    nan: str,
+    warm: Tensor | None = None,
+    method: str = "bracket",
+) -> tuple[list[Tensor], Tensor, Tensor]:
     words = [s.new_empty(reference.words_shape(s.shape), dtype=torch.int32) for s in scores]
     flag = scores[0].new_empty((), dtype=torch.bool) if scores else torch.empty((), dtype=torch.bool)
-    return words, flag
+    return words, flag, reference.next_warm(warm, flag)
 
 
 for _name, _fake in {

@@ -36,7 +36,9 @@ def _includes() -> list[str]:
 
 
 def _key(flags: tuple[str, ...]) -> str:
-    files = [p for folder in (HERE, ROOT / "csrc") for p in sorted(folder.iterdir()) if p.is_file() and p.suffix != ".py"]
+    files = [
+        p for folder in (HERE, ROOT / "csrc") for p in sorted(folder.iterdir()) if p.is_file() and p.suffix != ".py"
+    ]
     digest = hashlib.sha256(" ".join((*flags, str(COMPILER), sysconfig.get_config_var("SOABI"))).encode())
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What serves each op on each device.
+
+Compiled CUDA code proves itself before it serves a device: the first call of an op there compares it with the reference on
+a few inputs, bit by bit, and waits for the device to do so. If they differ, PyTorch serves that op on that device, with one
+warning, and ``capabilities`` says so. Nothing can be compared inside a graph capture: there the compiled code serves, and
+the proof follows with the first call outside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsekit.ops import native, native_cuda, reference
+from sparsekit.ops.schemas import LIBRARY, OP_NAMES
+
+_proofs: dict[tuple[str, int], bool] = {}
+
+
+def native_info() -> dict[str, Any]:
+    """Is the compiled module there, with CUDA code, and which CPU instruction sets can it use (best last)?"""
+    if native._C is None:
+        return {"built": False, "cuda": False, "cpu_features": []}
+    return {"built": True, "cuda": bool(native._C.has_cuda), "cpu_features": list(native._C.cpu_features())}
+
+
+def capabilities() -> dict[str, dict[str, str]]:
+    """Op -> {device: what serves it}.
+
+    "native" (sparsekit._C), "torch", "native mask + torch" for the masked layers, "torch (native failed its proof)".
+    """
+    info = native_info()
+    return {name: {"cpu": _server(name, info["built"]), "cuda": _cuda_server(name, info["cuda"])} for name in OP_NAMES}
+
+
+def _server(name: str, has_native: bool) -> str:
+    if name.startswith("masked_"):
+        return "native mask + torch" if has_native else "torch"
+    return "native" if has_native else "torch"
+
+
+def _cuda_server(name: str, has_cuda: bool) -> str:
+    own = "mask_weight" if name.startswith("masked_") else name
+    if any(op == own and not proven for (op, _), proven in _proofs.items()):
+        return "torch (native failed its proof)"
+    return _server(name, has_cuda and own in native_cuda.CUDA_IMPLEMENTATIONS)
+
+
+def _first_tensor(arguments: tuple[Any, ...]) -> Tensor:
+    first = arguments[0]
+    return first if isinstance(first, Tensor) else first[0]
+
+
+def _differs(name: str, device: torch.device) -> str:
+    """What the compiled op does otherwise than the reference on this device; empty if nothing."""
+    ours, theirs = native_cuda.CUDA_IMPLEMENTATIONS[name], getattr(reference, name)
+    for number, arguments in enumerate(native_cuda.samples(device)[name]):
+        try:
+            got, expected = ours(*arguments), theirs(*arguments)
+        except RuntimeError as error:
+            return f"sample {number}: {error}"
+        pairs = zip(*(torch.utils._pytree.tree_leaves(result) for result in (got, expected)), strict=True)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            return f"sample {number}: other bits than the reference"
+    return ""
+
+
+@contextmanager
+def _waiting_allowed() -> Iterator[None]:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _prove(name: str, device: torch.device) -> bool:
+    with _waiting_allowed():
+        problem = _differs(name, device)
+    if problem:
+        warnings.warn(
+            f"sparsekit: {name}: the compiled CUDA code failed its proof on {device} ({problem}); PyTorch serves instead. "
+            "Reinstall sparsekit with the CUDA toolkit of your driver, or report it.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return not problem
+
+
+def serves(name: str, device: torch.device) -> bool:
+    """Does the compiled code serve this op on this CUDA device? Proves it first where that is still to be done."""
+    place = (name, device.index or 0)
+    if place not in _proofs:
+        if torch.cuda.is_current_stream_capturing():
+            return True
+        _proofs[place] = _prove(name, device)
+    return _proofs[place]
+
+
+def _proven(name: str) -> Callable[..., Any]:
+    ours, theirs = native_cuda.CUDA_IMPLEMENTATIONS[name], getattr(reference, name)
+
+    def serve(*arguments: Any) -> Any:
+        return (ours if serves(name, _first_tensor(arguments).device) else theirs)(*arguments)
+
+    return serve
+
+
+if native_info()["cuda"]:
+    for _name in native_cuda.CUDA_IMPLEMENTATIONS:
+        LIBRARY.impl(_name, _proven(_name), "CUDA")
