@@ -78,8 +78,8 @@ __device__ void write_row(const U* row, uint32_t* words, int64_t cols, const Key
 }
 
 template <class U, bool kMagnitude>
-__global__ void __launch_bounds__(kTopkThreads) rows_kernel(ScoreTensor scores, int64_t kept, KeySpec<U> spec, bool keep_nan,
-                                                            bool report, uint8_t* invalid) {
+__global__ void __launch_bounds__(kTopkThreads, sizeof(U) == 8 ? 2 : 3)
+    rows_kernel(ScoreTensor scores, int64_t kept, KeySpec<U> spec, bool keep_nan, bool report, uint8_t* invalid) {
   using Key = SignedOf<U>;
   SPARSEKIT_SHARED(RowShared, shared);
   for (int bin = static_cast<int>(threadIdx.x); bin < kRowBins; bin += kTopkThreads) shared.bins[bin] = 0;

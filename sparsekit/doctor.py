@@ -34,6 +34,8 @@ def _gpus() -> list[dict[str, Any]]:
 def diagnose() -> dict[str, Any]:
     """Versions, devices, and for each op what serves CPU and CUDA tensors, with advice where something is missing."""
     native = ops.native_info()
+    for index in range(torch.cuda.device_count()):
+        ops.prove_all(torch.device("cuda", index))
     return {
         "python": platform.python_version(),
         "packages": {p: _version(p) for p in ("torch-sparsekit", "torch", "triton", "numpy", "safetensors")},
@@ -54,4 +56,10 @@ def _advice(native: dict[str, Any]) -> list[str]:
         )
     elif torch.cuda.is_available() and not native["cuda"]:
         advice.append("sparsekit._C was built without CUDA: PyTorch serves CUDA tensors. Install nvcc and reinstall.")
+    failed = [name for name, by in ops.capabilities().items() if "failed" in by["cuda"]]
+    if failed:
+        advice.append(
+            f"The compiled CUDA code of {', '.join(failed)} gave other results than its reference on this device, so PyTorch "
+            "serves it. Reinstall sparsekit with the CUDA toolkit of your driver, or report it."
+        )
     return advice

@@ -17,7 +17,7 @@ from sparsekit.ops.masks import (
     warm_start,
 )
 from sparsekit.ops.reference import rows_cols, words_shape
-from sparsekit.ops.serving import capabilities, native_info
+from sparsekit.ops.serving import capabilities, native_info, prove_all
 
 __all__ = [
     "Selection",
@@ -30,6 +30,7 @@ __all__ = [
     "native_info",
     "pack_mask",
     "popcount",
+    "prove_all",
     "rows_cols",
     "schemas",
     "topk_mask",

@@ -33,7 +33,8 @@ def native_info() -> dict[str, Any]:
 def capabilities() -> dict[str, dict[str, str]]:
     """Op -> {device: what serves it}.
 
-    "native" (sparsekit._C), "torch", "native mask + torch" for the masked layers, "torch (native failed its proof)".
+    "native" (sparsekit._C; on CUDA ", proven" once it has been), "torch", "native mask + torch" for the masked layers, or
+    "torch (native failed its proof)".
     """
     info = native_info()
     return {name: {"cpu": _server(name, info["built"]), "cuda": _cuda_server(name, info["cuda"])} for name in OP_NAMES}
@@ -47,9 +48,11 @@ def _server(name: str, has_native: bool) -> str:
 
 def _cuda_server(name: str, has_cuda: bool) -> str:
     own = "mask_weight" if name.startswith("masked_") else name
-    if any(op == own and not proven for (op, _), proven in _proofs.items()):
+    proofs = [proven for (op, _), proven in _proofs.items() if op == own]
+    if not all(proofs):
         return "torch (native failed its proof)"
-    return _server(name, has_cuda and own in native_cuda.CUDA_IMPLEMENTATIONS)
+    served = _server(name, has_cuda and own in native_cuda.CUDA_IMPLEMENTATIONS)
+    return f"{served}, proven" if proofs else served
 
 
 def _first_tensor(arguments: tuple[Any, ...]) -> Tensor:
@@ -111,6 +114,12 @@ def _proven(name: str) -> Callable[..., Any]:
         return (ours if serves(name, _first_tensor(arguments).device) else theirs)(*arguments)
 
     return serve
+
+
+def prove_all(device: torch.device) -> None:
+    """Has every compiled op prove itself on this CUDA device now, not with its first call."""
+    for name in native_cuda.CUDA_IMPLEMENTATIONS if native_info()["cuda"] else ():
+        serves(name, device)
 
 
 if native_info()["cuda"]:
