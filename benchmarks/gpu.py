@@ -4,7 +4,7 @@
     python -m sparsekit.benchmarks.gpu --budget 480
 
 A job that passed on this device with this source is not run again; the rest waits for the next call. Jobs are every
-test file with tests marked ``gpu`` and every program ``benchmarks/bench_*.py`` that serves CUDA, which is run as
+test file with tests marked ``gpu``, the kernels under compute-sanitizer, and every program ``benchmarks/bench_*.py`` that serves CUDA, which is run as
 ``python -m sparsekit.benchmarks.bench_<name> --device cuda`` and appends its rows itself.
 """
 
@@ -73,6 +73,9 @@ def find_jobs(root: Path) -> list[Job]:
         if "mark.gpu" in file.read_text(encoding="utf-8"):
             name = file.relative_to(root).as_posix()
             jobs.append(Job(name, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", name), tested))
+    checker = root / "tests" / "sanitize_cuda.py"
+    for tool in ("memcheck", "racecheck") if checker.is_file() else ():
+        jobs.append(Job(f"compute-sanitizer {tool}", (sys.executable, str(checker), tool), tested))
     for file in sorted((root / "benchmarks").glob("bench_*.py")):
         text = file.read_text(encoding="utf-8")
         if "__main__" not in text or "cuda" not in text:

@@ -27,10 +27,16 @@ cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
 cuda_popcount(words, count, out, device, stream)
 cuda_mask_weights(weights, words, outs, rows, cols, dtype, out_dtype, spatial, device, stream)
+cuda_topk_workspace(rows, cols, per_tensor, dtype) -> int
+cuda_topk_mask(scores, words, rows, cols, kept, per_tensor, dtype, key, nan, invalid, warm, workspace, workspace_bytes,
+               device, stream, method="bracket", max_blocks=0)
+cuda_topk_mask_rows(scores, words, rows, cols, kept, dtype, key, nan, invalid, device, stream)
 
 Arguments in the plural are lists with one entry per tensor. topk_mask makes one selection of `kept` elements over all
 tensors, topk_mask_rows one in each row; both return the number of NaN. key: "value" or "magnitude"; nan: "error" (counted,
 then like "drop"), "drop" (never kept), "keep" (largest). Ties: the first in (tensor, flat index) order are kept.
+cuda_topk_mask takes kept as a list, of one number or with per_tensor of one for each tensor; it writes the byte `invalid`
+(a NaN under "error"), cuda_topk_mask_rows sets it to 1 or leaves it. max_blocks limits the grid, 0 does not.
 warm: address of int64 [low, high, valid], where the next selection from similar scores looks first; read and written.
 method: "bracket", or "radix" for histograms of all scores alone, which is slower.
 spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
