@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from operator import index
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,8 +93,9 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
 
 
 def _check_scores(scores: Sequence[Tensor]) -> None:
-    if isinstance(scores, Tensor):
-        raise TypeError("topk_mask: scores: expected a sequence of tensors, got one tensor")
+    if isinstance(scores, Tensor) or not isinstance(scores, Sequence):
+        got = "one tensor" if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"topk_mask: scores: expected a sequence of tensors, got {got}")
     for i, s in enumerate(scores):
         if not isinstance(s, Tensor) or s.dtype not in FLOATS:
             got = getattr(s, "dtype", type(s).__name__)
@@ -107,14 +109,20 @@ def _budgets(scores: Sequence[Tensor], kept: int | Sequence[int], scope: str) ->
         limits = [sum(s.numel() for s in scores)]
     else:
         limits = [s.numel() if scope == "tensor" else reference.rows_cols(s.shape)[1] for s in scores]
-    budgets = [kept] if isinstance(kept, int) else list(kept)
-    if isinstance(kept, int) != (scope == "global") or len(budgets) != len(limits):
+    budgets = list(kept) if isinstance(kept, Sequence) else [kept]
+    if isinstance(kept, Sequence) == (scope == "global") or len(budgets) != len(limits):
         expected = "one int" if scope == "global" else f"a sequence of {len(limits)} ints"
         raise ValueError(f"topk_mask: kept: expected {expected} for scope {scope!r}, got {kept!r}")
-    for n, limit in zip(budgets, limits, strict=True):
-        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= limit:
-            raise ValueError(f"topk_mask: kept: expected an int in [0, {limit}], got {n!r}")
-    return budgets
+    return [_count(n, limit) for n, limit in zip(budgets, limits, strict=True)]
+
+
+def _count(kept: Any, limit: int) -> int:
+    """kept as an int (numpy's integers are some), if it is one in [0, limit]."""
+    if isinstance(kept, bool) or not hasattr(kept, "__index__") or isinstance(kept, Tensor):
+        raise TypeError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")
+    if not 0 <= index(kept) <= limit:
+        raise ValueError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")
+    return index(kept)
 
 
 def _check_warm(warm: Tensor | None, scope: str, budgets: list[int], device: torch.device) -> None:

@@ -50,7 +50,30 @@ ERRORS = [
     ),
     (lambda: ops.topk_mask(S, 11), ValueError, "topk_mask: kept: expected an int in [0, 10], got 11"),
     (lambda: ops.topk_mask(S, -1), ValueError, "topk_mask: kept: expected an int in [0, 10], got -1"),
-    (lambda: ops.topk_mask(S, True), ValueError, "topk_mask: kept: expected an int in [0, 10], got True"),
+    (lambda: ops.topk_mask(S, True), TypeError, "topk_mask: kept: expected an int in [0, 10], got True"),
+    (lambda: ops.topk_mask(S, None), TypeError, "topk_mask: kept: expected an int in [0, 10], got None"),
+    (lambda: ops.topk_mask(None, 1), TypeError, "topk_mask: scores: expected a sequence of tensors, got NoneType"),
+    (
+        lambda: ops.topk_mask(S, 2**70),
+        ValueError,
+        "topk_mask: kept: expected an int in [0, 10], got 1180591620717411303424",
+    ),
+    (
+        lambda: ops.topk_mask(S, 1, warm=torch.zeros(3)),
+        TypeError,
+        "topk_mask: warm: expected a contiguous int64 tensor of shape (1, 3) on cpu, as warm_start makes it, got torch.float32",
+    ),
+    (
+        lambda: ops.topk_mask(S, 1, warm=ops.warm_start(2)),
+        ValueError,
+        "topk_mask: warm: expected a contiguous int64 tensor of shape (1, 3) on cpu, as warm_start makes it, got (2, 3) on cpu",
+    ),
+    (
+        lambda: ops.topk_mask(S, [1, 1], scope="row", warm=ops.warm_start(2)),
+        ValueError,
+        "topk_mask: warm: expected None for scope 'row', got a tensor",
+    ),
+    (lambda: ops.topk_mask_radix(S, 11), ValueError, "topk_mask: kept: expected an int in [0, 10], got 11"),
     (lambda: ops.topk_mask(S, [1, 2]), ValueError, "topk_mask: kept: expected one int for scope 'global', got [1, 2]"),
     (
         lambda: ops.topk_mask(S, 3, scope="tensor"),
@@ -61,7 +84,7 @@ ERRORS = [
     (lambda: ops.topk_mask(S, [4, 1], scope="row"), ValueError, "topk_mask: kept: expected an int in [0, 3], got 4"),
     (
         lambda: ops.topk_mask(S, [1.0, 1], scope="row"),
-        ValueError,
+        TypeError,
         "topk_mask: kept: expected an int in [0, 3], got 1.0",
     ),
     (lambda: ops.topk_mask(S, 1, key="abs"), ValueError, "topk_mask: key: expected one of value, magnitude, got 'abs'"),
