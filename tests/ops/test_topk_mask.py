@@ -263,3 +263,39 @@ def test_reference_and_op_agree_with_the_oracle(name: str, nan: str) -> None:
         expected, flag = topk_oracle(scores, kept[0] if scope == "global" else kept, "magnitude", scope, nan)
         assert all(torch.equal(w, reference.pack_mask(m)) for w, m in zip(words, expected, strict=True))
         assert bool(invalid) == flag
+
+
+def test_a_warm_start_is_written_tried_and_never_trusted() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores, warm = (
+        [torch.randn(90, 100, generator=generator), torch.randn(5000, generator=generator)],
+        ops.warm_start(1),
+    )
+    assert warm.tolist() == [[0, 0, 0]]
+    first = ops.topk_mask(scores, 4000, warm=warm)
+    assert warm[0, 2] == 1 and warm[0, 0] < warm[0, 1]
+    again = ops.topk_mask(scores, 4000, warm=warm)
+    assert all(torch.equal(a, b) for a, b in zip(first.masks, again.masks, strict=True))
+    for kept in (4010, 13_000, 0, 14_000):
+        got = ops.topk_mask(scores, kept, warm=warm, out="bool").masks
+        assert all(torch.equal(a, b) for a, b in zip(got, topk_oracle(scores, kept)[0], strict=True))
+    wrong = torch.tensor([[-5, 2**30, 1]])
+    got = ops.topk_mask(scores, 4000, warm=wrong, out="bool").masks
+    assert all(torch.equal(a, b) for a, b in zip(got, topk_oracle(scores, 4000)[0], strict=True))
+
+
+def test_a_warm_start_for_each_tensor() -> None:
+    scores, warm = [crowded((60, 70), 1), torch.randn(3000), torch.ones(50)], ops.warm_start(3)
+    for _ in range(3):
+        got = ops.topk_mask(scores, [2000, 900, 7], scope="tensor", warm=warm, out="bool").masks
+        want = topk_oracle(scores, [2000, 900, 7], scope="tensor")[0]
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert warm[1, 2] == 1
+
+
+@pytest.mark.parametrize("key", ["value", "magnitude"])
+def test_radix_gives_the_same_masks(key: str) -> None:
+    scores = [crowded((30, 70), 5), torch.randn(4000), torch.zeros(0, 3)]
+    for kept in (0, 1, 3000, 6100):
+        got, want = ops.topk_mask_radix(scores, kept, key=key), ops.topk_mask(scores, kept, key=key)
+        assert all(torch.equal(a, b) for a, b in zip(got.masks, want.masks, strict=True))
