@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings.h"
+#include "select_options.h"
 #include "topk_mask.h"
 
 namespace sparsekit {
 namespace {
 
-SelectOptions options_of(int dtype, const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  static const std::map<std::string, KeyKind> keys = {{"value", KeyKind::kValue}, {"magnitude", KeyKind::kMagnitude}};
-  static const std::map<std::string, NanPolicy> policies = {
-      {"error", NanPolicy::kError}, {"drop", NanPolicy::kDrop}, {"keep", NanPolicy::kKeep}};
-  return {dtype_of(dtype), named("topk_mask", "key", keys, key), named("topk_mask", "nan", policies, nan), threads, force};
-}
-
 int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, const Sizes& cols, int64_t kept, int dtype,
              const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force);
+  const SelectOptions options = select_options("topk_mask", dtype, key, nan, threads, force);
   require_length("topk_mask", "words", words.size(), scores.size());
   require_length("topk_mask", "rows", rows.size(), scores.size());
   require_length("topk_mask", "cols", cols.size(), scores.size());
@@ -32,7 +26,7 @@ int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, c
 
 int64_t topk_rows(uintptr_t scores, uintptr_t words, int64_t rows, int64_t cols, int64_t kept, int dtype,
                   const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force);
+  const SelectOptions options = select_options("topk_mask", dtype, key, nan, threads, force);
   require_sizes("topk_mask_rows", rows, cols);
   require(0 <= kept && kept <= cols,
           "topk_mask_rows: kept: expected 0 to " + std::to_string(cols) + ", got " + std::to_string(kept));

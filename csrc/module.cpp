@@ -21,6 +21,8 @@ popcount(words, count, threads=1) -> int
 mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, force="")
 topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+key_histogram(scores, sizes, counts, first, shift, bins, dtype, key="magnitude", nan="error", threads=1, force="")
+mask_at_threshold(scores, words, rows, cols, threshold, ties, dtype, key="magnitude", nan="error", threads=1, force="")
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
@@ -30,6 +32,10 @@ cuda_mask_weights(weights, words, outs, rows, cols, dtype, out_dtype, spatial, d
 Arguments in the plural are lists with one entry per tensor. topk_mask makes one selection of `kept` elements over all
 tensors, topk_mask_rows one in each row; both return the number of NaN. key: "value" or "magnitude"; nan: "error" (counted,
 then like "drop"), "drop" (never kept), "keep" (largest). Ties: the first in (tensor, flat index) order are kept.
+key_histogram and mask_at_threshold work on integer keys that order the scores: k = bits of |s|, or ~k for negative values; NaN
+has the lowest key, -2^(bits - 1), or with "keep" the highest but one. counts: int64 [tensors, bins], where bin b holds the keys
+whose distance above `first` is in [b << shift, (b + 1) << shift). The mask has the keys above the threshold, and in tensor i the
+first ties[i] equal to it. Neither `first` nor the threshold is the lowest or the highest key.
 spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
 
 }  // namespace
@@ -46,4 +52,5 @@ PYBIND11_MODULE(_C, module) {
 #endif
   sparsekit::bind_masks(module);
   sparsekit::bind_topk(module);
+  sparsekit::bind_threshold(module);
 }
