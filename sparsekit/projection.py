@@ -95,8 +95,7 @@ class Projection:
             ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers, a pattern whose
                 units are torn by the shards. TypeError: scores of another kind. With several processes all raise alike.
         """
-        spread = isinstance(scores, Mapping) and any(map(shards.is_spread, scores.values()))
-        if spread or self.group is not None:
+        if self.group is not None or (isinstance(scores, Mapping) and any(map(shards.is_spread, scores.values()))):
             budget, group = self._agreed(scores, sparsity, key)
         else:
             budget, group = self._planned(scores, sparsity, key), None
@@ -125,7 +124,7 @@ class Projection:
         """The budget of the scores of all processes and their group, or the error of one of them on all."""
         group = self.group
         if group is None:
-            group = ops.check_group("Projection", shards.group_of(list(scores.values())))
+            group = ops.check_group("Projection", shards.group_of(scores.values()))
         problem, units, budget = None, 0, 0
         try:
             budget = self._planned(scores, sparsity, key)

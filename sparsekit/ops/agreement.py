@@ -77,7 +77,7 @@ def agree(function: str, group: Any, problem: Exception | None, facts: Mapping[s
     text = "\n".join(lines).encode("ascii", "backslashreplace")[:STATEMENT]
     own = torch.frombuffer(bytearray(text.ljust(STATEMENT, b"\0")), dtype=torch.uint8)
     rows = gather(own.to(carrier(group, own.device)), group).cpu()
-    stated = [bytes(row.tolist()).rstrip(b"\0").decode("ascii").split("\n") for row in rows]
+    stated = [row.numpy().tobytes().rstrip(b"\0").decode("ascii").split("\n") for row in rows]
     calls = [{"call": lines[0]} for lines in stated]
     same(function, calls, "call")
     for rank, (_, kind, *rest) in enumerate(stated):

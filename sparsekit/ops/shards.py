@@ -72,11 +72,11 @@ def check_alike(names: Sequence[str], tensors: Sequence[Any], group: Any, words:
 
 def group_of(tensors: Any) -> Any:
     """The process group of the first DTensor of a list, or None where there is none or its mesh is not 1-D."""
-    if isinstance(tensors, Sequence):
-        for x in tensors:
-            if is_spread(x):
-                return x.device_mesh.get_group() if x.device_mesh.ndim == 1 else None
-    return None
+    try:
+        first = next((x for x in tensors if is_spread(x)), None)
+    except Exception:  # a list that cannot be read is refused later, where the other processes learn of it
+        first = None
+    return first.device_mesh.get_group() if first is not None and first.device_mesh.ndim == 1 else None
 
 
 def part(x: Any) -> Tensor:
