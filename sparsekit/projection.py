@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
 from sparsekit.mask import Mask, Masks
-from sparsekit.ops import shards
+from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
 from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
 
@@ -57,8 +57,8 @@ class Projection:
             expected = f"global or uniform, as {self.pattern.describe()} fixes the budget of every layer"
             raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
         if self.group is not None:
-            ops.check_group("Projection", self.group)
-            # The others need the shapes of all layers, or compare their scores, beyond what one process knows.
+            agreement.check_group("Projection", self.group)
+            # The others depend on the layers of all processes, of which each knows its own.
             if type(self.allocation) not in (Global, Uniform) or self.allocation.min_keep:
                 expected = "global or uniform without min_keep for a group"
                 raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
@@ -124,31 +124,31 @@ class Projection:
         """The budget of the scores of all processes and their group, or the error of one of them on all."""
         group = self.group
         if group is None:
-            group = ops.check_group("Projection", shards.group_of(scores.values()))
+            group = agreement.check_group("Projection", shards.group_of(scores.values()))
         problem, units, budget = None, 0, 0
         try:
             budget = self._planned(scores, sparsity, key)
-            self._check_spread(scores)
+            self._check_spread(scores, budget)
             units = sum(self._units({name: tuple(s.shape) for name, s in scores.items()}).values())
         except Exception as error:  # whatever it is, the others have to learn of it
             problem = error
         facts = {"projection": self, "sparsity": sparsity, "key": key, "units": units}
-        stated = ops.agree("Projection", group, problem, facts)
+        stated = agreement.agree("Projection", group, problem, facts)
         for name in ("projection", "sparsity", "key"):
-            ops.same("Projection", stated, name)
+            agreement.same("Projection", stated, name)
         if self.group is not None and isinstance(budget, int):
             units = sum(int(facts["units"]) for facts in stated)
             budget = self.allocation({"all": (units,)}, {"all": units}, sparsity)
         return budget, group
 
-    def _check_spread(self, scores: Mapping[str, Any]) -> None:
-        shards.check_alike([f"Projection: scores[{name!r}]" for name in scores], list(scores.values()), self.group)
+    def _check_spread(self, scores: Mapping[str, Any], budget: Budget) -> None:
+        shards.check_scores([f"Projection: scores[{name!r}]" for name in scores], list(scores.values()), self.group)
         spread = [s for s in scores.values() if shards.is_spread(s)]
         torn = not all(map(shards.is_replicated, spread))
         if torn and type(self.pattern) not in (Unstructured, Filter, NM):
             expected = "unstructured, filter or n:m for scores under Shard(0)"
             raise ValueError(f"Projection: pattern: expected {expected}, got {self.pattern!r}")
-        if spread and isinstance(self.allocation, Global) and self.allocation.min_keep:
+        if spread and isinstance(budget, int) and self.allocation.min_keep:
             raise ValueError(f"Projection: allocation: expected min_keep 0 for DTensors, got {self.allocation!r}")
 
     def _unit_scores(self, scores: Tensor, key: Key) -> Tensor:

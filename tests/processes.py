@@ -77,7 +77,10 @@ def run(world: int, module: str, names: list[str], folder: Path) -> dict[str, li
             process.kill()
     files = [folder / f"{rank}.json" for rank in range(world)]
     reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-    return {name: [report.get(name, "did not finish, or came after a job that failed") for report in reports] for name in names}
+    return {
+        name: [report.get(name, "did not finish, or came after a job that failed") for report in reports]
+        for name in names
+    }
 
 
 def check(reports: list[str]) -> None:

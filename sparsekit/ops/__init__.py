@@ -5,7 +5,6 @@ touches ``torch.ops.sparsekit``."""
 from __future__ import annotations
 
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
-from sparsekit.ops.agreement import agree, check_group, same
 from sparsekit.ops.distributed import any_rank, dist_topk_mask
 from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
 from sparsekit.ops.masks import Selection, mask_weight, pack_mask, popcount, topk_mask, unpack_mask
@@ -14,10 +13,8 @@ from sparsekit.ops.reference import rows_cols, words_shape
 
 __all__ = [
     "Selection",
-    "agree",
     "any_rank",
     "capabilities",
-    "check_group",
     "dist_topk_mask",
     "mask_weight",
     "masked_conv1d",
@@ -28,7 +25,6 @@ __all__ = [
     "pack_mask",
     "popcount",
     "rows_cols",
-    "same",
     "schemas",
     "topk_mask",
     "unpack_mask",

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sparsekit.ops import agreement, shards
-from sparsekit.ops.masks import FLOATS, KEYS, NAN_POLICIES, Selection, choose, unpack_mask
+from sparsekit.ops.masks import KEYS, NAN_POLICIES, Selection, choose, unpack_mask
 from sparsekit.ops.reference import words_shape
 from sparsekit.ops.threshold import number_range
 
@@ -125,9 +125,11 @@ def _facts(scores: Any, kept: int, group: Any, key: str, nan: str, out: str) -> 
         raise ValueError(f"{_NAME}: kept: expected an int >= 0, got {kept!r}")
     if not isinstance(scores, Sequence):
         raise TypeError(f"{_NAME}: scores: expected a sequence of tensors, got {type(scores).__name__}")
-    for i, s in enumerate(scores):
-        _check_score(f"{_NAME}: scores[{i}]", s, scores[0])
-    shards.check_alike([f"{_NAME}: scores[{i}]" for i in range(len(scores))], scores, group, out == "words")
+    names = [f"{_NAME}: scores[{i}]" for i in range(len(scores))]
+    shards.check_scores(names, scores, group, out == "words")
+    for name, s in zip(names, scores, strict=True):
+        if s.dtype != scores[0].dtype:
+            raise ValueError(f"{name}: expected dtype {scores[0].dtype} as for the first, got {s.dtype}")
     what = _layout(scores) if scores and shards.is_spread(scores[0]) else "plain tensors"
     facts = {
         "kept": kept,
@@ -139,16 +141,6 @@ def _facts(scores: Any, kept: int, group: Any, key: str, nan: str, out: str) -> 
     }
     dtype, kind = (str(scores[0].dtype).removeprefix("torch."), scores[0].device.type) if scores else ("", "")
     return facts | {"dtype": dtype, "device": kind}
-
-
-def _check_score(where: str, score: Any, first: Any) -> None:
-    if not isinstance(score, Tensor) or score.dtype not in FLOATS:
-        got = getattr(score, "dtype", type(score).__name__)
-        raise TypeError(f"{where}: expected a float64/32/16 or bfloat16 tensor, got {got}")
-    if score.dtype != first.dtype:
-        raise ValueError(f"{where}: expected dtype {first.dtype} as for the first, got {score.dtype}")
-    if score.device != first.device:
-        raise ValueError(f"{where}: expected device {first.device}, got {score.device}")
 
 
 def _layout(scores: Sequence[Any]) -> str:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import reference, shards
+from sparsekit.ops.reference import FLOATS
 
 KEYS = ("value", "magnitude")
 SCOPES = ("global", "tensor", "row")
 NAN_POLICIES = ("error", "drop", "keep")
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Selection(NamedTuple):

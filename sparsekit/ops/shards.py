@@ -8,12 +8,13 @@ do. A plain tensor passes every function here as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparsekit.ops.reference import FLOATS
 
 
 def is_spread(x: object) -> bool:
@@ -53,21 +54,31 @@ def check_spread(where: str, x: Any, words: bool = True) -> None:
         raise ValueError(f"{where}: expected a shard of shape {expected} as torch.chunk cuts, got {got}")
 
 
-def check_alike(names: Sequence[str], tensors: Sequence[Any], group: Any, words: bool = True) -> None:
-    """Raise ValueError unless all tensors are plain, or all are DTensors that the ops take, on one mesh and without a group.
+def check_scores(names: Sequence[str], scores: Sequence[Any], group: Any, words: bool = True) -> None:
+    """Raise unless the scores can be ranked together with those of other processes.
 
-    names: "function: argument" for each tensor. words: see ``check_spread``.
+    They are float tensors on one device; all plain, or all DTensors that the ops take, on one mesh and without a group.
+
+    Args:
+        names: "function: argument" for each tensor.
+        words: see ``check_spread``.
     """
-    for name, x in zip(names, tensors, strict=True):
-        if is_spread(x) != is_spread(tensors[0]):
+    for i, (name, x) in enumerate(zip(names, scores, strict=True)):
+        if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+            got = getattr(x, "dtype", type(x).__name__)
+            raise TypeError(f"{name}: expected a float64/32/16 or bfloat16 tensor, got {got}")
+        if x.device != scores[0].device:
+            raise ValueError(f"{name}: expected device {scores[0].device}, got {x.device}")
+        if is_spread(x) != is_spread(scores[0]):
             raise ValueError(f"{name}: expected either DTensors or plain tensors, got both")
         if not is_spread(x):
             continue
         if group is not None:
             raise ValueError(f"{name}: expected a plain tensor with a group, got a DTensor, which brings its own")
         check_spread(name, x, words)
-        if x.device_mesh != tensors[0].device_mesh:
-            raise ValueError(f"{name}: expected {tensors[0].device_mesh} as for the first, got {x.device_mesh}")
+        mesh, first = (s.device_mesh for s in (scores[i], scores[0]))
+        if mesh != first:
+            raise ValueError(f"{name}: expected {first} as for the first, got {mesh}")
 
 
 def group_of(tensors: Any) -> Any:
@@ -119,4 +130,4 @@ def numel_here(x: Any) -> int:
     if not is_spread(x):
         return x.numel()
     owned = not is_replicated(x) or x.device_mesh.get_coordinate()[0] == 0
-    return math.prod(x.to_local().shape) if owned else 0
+    return part(x).numel() if owned else 0

@@ -19,7 +19,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsekit import ops
-from sparsekit.ops import distributed, threshold
+from sparsekit.ops import agreement, distributed, threshold
 
 NAN, INF = math.nan, math.inf
 HALVES, WIDE = (torch.bfloat16, torch.float16), (torch.float32, torch.float64)
@@ -365,7 +365,7 @@ def mixed_calls(rank: int, world: int) -> None:
         def call() -> object:
             if rank == 0:
                 return ops.dist_topk_mask([score], 1)
-            return ops.agree("another", group, None, {"kept": 1})
+            return agreement.agree("another", group, None, {"kept": 1})
 
         errors = everyone(raised(call))
         assert {kind for kind, _ in errors} == {"ValueError"}
