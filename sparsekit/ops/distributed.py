@@ -41,7 +41,7 @@ class _Order(NamedTuple):
 
 
 class _Threshold(NamedTuple):
-    """key: 0-d, the threshold. ties: 0-d, how many equal keys are kept by all processes. own: [tensors], equal keys here.
+    """key: 0-d, the threshold. ties: 0-d, how many equal keys all processes may keep. own: [tensors], equal keys here.
     missing: 0-d, NaN in all processes, or 0 if they are kept. All int64 on the scores' device."""
 
     key: Tensor
@@ -173,7 +173,8 @@ def _find(
     carrier = agreement.carrier(group, device)
     start, bits = number_range(dtype, options[0])
     first = torch.full((), start, dtype=torch.int64, device=device)
-    left, need, missing, own, at = bits, first, first, first, first
+    need = torch.full_like(first, kept)
+    left, missing, own, at = bits, first, first, first
     while left:
         width = min(_DIGIT, left)
         own = torch.ops.sparsekit.key_histogram(parts, first, left - width, 1 << width, *options)
@@ -181,11 +182,10 @@ def _find(
         dist.all_reduce(counts, group=group)
         counts = counts.to(device)
         if left == bits:
-            # The first range holds all that may be kept.
+            # The first range holds all numbers, and NaN if they are kept.
             missing = total - counts.sum()
-            need = (total - missing).clamp(max=kept)
         above = counts.flip(0).cumsum(0).flip(0)
-        # The last bin that the wanted key can be in; the largest key where none is wanted, the first bin where none is.
+        # The highest bin with enough keys at or above it: for 0 wanted that of the largest key, for too many the lowest.
         at = ((above >= need.clamp(min=1)).sum() - 1).clamp(min=0).view(1)
         need = need - (above - counts).index_select(0, at)[0]
         left -= width
@@ -202,21 +202,21 @@ def _order(scores: Sequence[Any], group: Any) -> _Order:
 
 
 def _quotas(limit: _Threshold, scores: Sequence[Tensor], group: Any) -> Tensor:
-    """How many of the keys equal to the threshold are kept in each tensor here: int64 [tensors]."""
+    """How many of the keys equal to the threshold each tensor here may keep, the first ones: int64 [tensors]."""
     order, device = _order(scores, group), limit.own.device
     own = limit.own if order.by_tensor else limit.own.sum(0, keepdim=True)
     table = agreement.gather(own.to(agreement.carrier(group, device)), group).to(device)[order.places].t()
-    shares = _shares(limit.ties, table.reshape(-1)).view(table.shape)
+    left = _left(limit.ties, table.reshape(-1)).view(table.shape)
     if not order.by_tensor:
-        return _shares(shares[0, order.place], limit.own)
+        return _left(left[0, order.place], limit.own)
     # Every process keeps of a replicated tensor what the one does that has counted it.
     owners = [0 if shards.is_replicated(s) else order.place for s in scores]
-    return shares.gather(1, torch.tensor(owners, device=device)[:, None])[:, 0]
+    return left.gather(1, torch.tensor(owners, device=device)[:, None])[:, 0]
 
 
-def _shares(ties: Tensor, counts: Tensor) -> Tensor:
-    """``ties`` dealt out to places that can take ``counts`` of them, the first places first."""
-    return (ties - (counts.cumsum(0) - counts)).clamp(min=0).minimum(counts)
+def _left(ties: Tensor, counts: Tensor) -> Tensor:
+    """What is left of ``ties`` for each place when those before it have taken as many as their ``counts``."""
+    return (ties - (counts.cumsum(0) - counts)).clamp(min=0)
 
 
 def _placed(words: Tensor, part: Tensor, score: Tensor, out: str) -> Tensor:

@@ -111,6 +111,25 @@ def lists(rank: int, world: int) -> None:
     assert not wrong, wrong[:5]
 
 
+def one_nan(rank: int, world: int) -> None:
+    """A single NaN on one rank is known to all; and a case by hand: ties go through the ranks in order."""
+    for holder in range(world):
+        scores = torch.ones(2, 3)
+        if rank == holder:
+            scores[1, 2] = NAN
+        for nan in POLICIES:
+            masks, invalid = ops.dist_topk_mask([scores], world * 6, nan=nan, out="bool")
+            assert bool(invalid) == (nan == "error")
+            assert torch.equal(masks[0], ~scores.isnan() if nan != "keep" else torch.ones(2, 3, dtype=torch.bool))
+    masks, invalid = ops.dist_topk_mask(
+        [torch.tensor([-2.0, 1.0]), torch.tensor([2.0])], 3 if world > 1 else 1, out="bool"
+    )
+    assert [m.tolist() for m in masks] == [[[True, False], [rank == 0 and world > 1]], [[rank == 1, False], [False]]][
+        rank != 0
+    ]
+    assert not bool(invalid)
+
+
 def mesh_of(world: int, dice: random.Random) -> DeviceMesh:
     """The ranks in order, or in another one."""
     ranks = list(range(world))

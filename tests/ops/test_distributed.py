@@ -10,7 +10,7 @@ from processes import check, run
 from sparsekit import ops
 
 # Names of the functions of distributed_jobs.py. Four ranks do again what their number may matter for.
-COMMON = ["lists", "dtensors", "large", "disagreement", "one_fault", "groups"]
+COMMON = ["lists", "one_nan", "dtensors", "large", "disagreement", "one_fault", "groups"]
 JOBS = [*COMMON, "readable", "strides", "refused", "traffic", "mixed_calls"]
 WORLDS = {1: JOBS, 2: JOBS, 3: JOBS, 4: COMMON}
 
