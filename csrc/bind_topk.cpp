@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings.h"
+#include "select_options.h"
 #include "topk_mask.h"
 #ifdef SPARSEKIT_CUDA
 #include "topk_mask_cuda.h"
@@ -7,16 +8,6 @@
 
 namespace sparsekit {
 namespace {
-
-SelectOptions options_of(int dtype, const std::string& key, const std::string& nan, int threads, const std::string& force,
-                         const std::string& method) {
-  static const std::map<std::string, KeyKind> keys = {{"value", KeyKind::kValue}, {"magnitude", KeyKind::kMagnitude}};
-  static const std::map<std::string, NanPolicy> policies = {
-      {"error", NanPolicy::kError}, {"drop", NanPolicy::kDrop}, {"keep", NanPolicy::kKeep}};
-  static const std::map<std::string, Method> methods = {{"bracket", Method::kBracket}, {"radix", Method::kRadix}};
-  return {dtype_of(dtype), named("topk_mask", "key", keys, key),          named("topk_mask", "nan", policies, nan), threads,
-          force,           named("topk_mask", "method", methods, method)};
-}
 
 std::vector<ScoreTensor> score_tensors(const Pointers& scores, const Pointers& words, const Sizes& rows, const Sizes& cols) {
   require_length("topk_mask", "words", words.size(), scores.size());
@@ -44,7 +35,7 @@ int64_t total_of(const std::vector<ScoreTensor>& tensors) {
 int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, const Sizes& cols, int64_t kept, int dtype,
              const std::string& key, const std::string& nan, int threads, const std::string& force, uintptr_t warm,
              const std::string& method) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force, method);
+  const SelectOptions options = select_options("topk_mask", dtype, key, nan, threads, force, method);
   const std::vector<ScoreTensor> tensors = score_tensors(scores, words, rows, cols);
   require_kept("topk_mask", kept, total_of(tensors));
   return topk_mask(tensors, kept, options, pointer<WarmBracket>(warm));
@@ -52,7 +43,7 @@ int64_t topk(const Pointers& scores, const Pointers& words, const Sizes& rows, c
 
 int64_t topk_rows(uintptr_t scores, uintptr_t words, int64_t rows, int64_t cols, int64_t kept, int dtype,
                   const std::string& key, const std::string& nan, int threads, const std::string& force) {
-  const SelectOptions options = options_of(dtype, key, nan, threads, force, "bracket");
+  const SelectOptions options = select_options("topk_mask", dtype, key, nan, threads, force);
   require_sizes("topk_mask_rows", rows, cols);
   require_kept("topk_mask_rows", kept, cols);
   return topk_mask_rows({pointer<void>(scores), pointer<uint32_t>(words), rows, cols}, kept, options);
@@ -68,7 +59,7 @@ void cuda_topk(const Pointers& scores, const Pointers& words, const Sizes& rows,
                bool per_tensor, int dtype, const std::string& key, const std::string& nan, uintptr_t invalid, uintptr_t warm,
                uintptr_t workspace, int64_t workspace_bytes, int device, uintptr_t stream, const std::string& method,
                int64_t max_blocks) {
-  const SelectOptions options = options_of(dtype, key, nan, 1, "", method);
+  const SelectOptions options = select_options("topk_mask", dtype, key, nan, 1, "", method);
   const std::vector<ScoreTensor> tensors = score_tensors(scores, words, rows, cols);
   require_length("topk_mask", "kept", kept.size(), per_tensor ? tensors.size() : 1);
   for (size_t i = 0; i < kept.size(); ++i) require_kept("topk_mask", kept[i], per_tensor ? tensors[i].numel() : total_of(tensors));
@@ -85,7 +76,7 @@ void cuda_topk_rows(uintptr_t scores, uintptr_t words, int64_t rows, int64_t col
   require_sizes("topk_mask_rows", rows, cols);
   require_kept("topk_mask_rows", kept, cols);
   check(cuda::topk_mask_rows({pointer<void>(scores), pointer<uint32_t>(words), rows, cols}, kept,
-                             options_of(dtype, key, nan, 1, "", "bracket"), pointer<uint8_t>(invalid), device, stream));
+                             select_options("topk_mask", dtype, key, nan, 1, ""), pointer<uint8_t>(invalid), device, stream));
 }
 
 void bind_cuda(py::module_& module) {

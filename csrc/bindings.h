@@ -21,6 +21,7 @@ using Pointers = std::vector<uintptr_t>;
 using Sizes = std::vector<int64_t>;
 
 void bind_masks(py::module_& module);
+void bind_threshold(py::module_& module);
 void bind_topk(py::module_& module);
 
 inline void require(bool holds, const std::string& message) {

@@ -26,4 +26,14 @@ inline uint64_t infinity_bits(Dtype dtype) {
   }
 }
 
+// Calls call(U{}) with the unsigned type of the dtype's width.
+template <class Call>
+auto for_width(Dtype dtype, const Call& call) {
+  switch (itemsize(dtype)) {
+    case 2: return call(uint16_t{});
+    case 4: return call(uint32_t{});
+    default: return call(uint64_t{});
+  }
+}
+
 }  // namespace sparsekit

@@ -22,6 +22,8 @@ mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, 
 topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="", warm=0,
           method="bracket") -> int
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+key_histogram(scores, sizes, counts, first, shift, bins, dtype, key="magnitude", nan="error", threads=1, force="")
+mask_at_threshold(scores, words, rows, cols, threshold, ties, dtype, key="magnitude", nan="error", threads=1, force="")
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
@@ -39,6 +41,10 @@ cuda_topk_mask takes kept as a list, of one number or with per_tensor of one for
 (a NaN under "error"), cuda_topk_mask_rows sets it to 1 or leaves it. max_blocks limits the grid, 0 does not.
 warm: address of int64 [low, high, valid], where the next selection from similar scores looks first; read and written.
 method: "bracket", or "radix" for histograms of all scores alone, which is slower.
+key_histogram and mask_at_threshold work on integer keys that order the scores: k = bits of |s|, or ~k for negative values; NaN
+has the lowest key, -2^(bits - 1), or with "keep" the highest but one. counts: int64 [tensors, bins], where bin b holds the keys
+whose distance above `first` is in [b << shift, (b + 1) << shift). The mask has the keys above the threshold, and in tensor i the
+first ties[i] equal to it. Neither `first` nor the threshold is the lowest or the highest key.
 spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
 
 }  // namespace
@@ -55,4 +61,5 @@ PYBIND11_MODULE(_C, module) {
 #endif
   sparsekit::bind_masks(module);
   sparsekit::bind_topk(module);
+  sparsekit::bind_threshold(module);
 }

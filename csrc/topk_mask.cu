@@ -207,15 +207,6 @@ int select(const Plan& plan, int64_t kept, bool per_tensor, const SelectOptions&
   return launch(&topk_kernel<U, kMagnitude>, blocks, kTopkThreads, stream, true, w);
 }
 
-template <class Call>
-auto for_width(Dtype dtype, const Call& call) {
-  switch (itemsize(dtype)) {
-    case 2: return call(uint16_t{});
-    case 4: return call(uint32_t{});
-    default: return call(uint64_t{});
-  }
-}
-
 }  // namespace
 
 int64_t topk_workspace(const std::vector<ScoreTensor>& scores, bool per_tensor, Dtype dtype) {

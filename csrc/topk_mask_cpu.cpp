@@ -12,15 +12,6 @@ namespace {
 
 constexpr int64_t kTasksPerThread = 8;
 
-template <class Call>
-int64_t for_width(Dtype dtype, const Call& call) {
-  switch (itemsize(dtype)) {
-    case 2: return call(uint16_t{});
-    case 4: return call(uint32_t{});
-    default: return call(uint64_t{});
-  }
-}
-
 }  // namespace
 
 int64_t topk_mask(const std::vector<ScoreTensor>& tensors, int64_t kept, const SelectOptions& options, WarmBracket* warm) {

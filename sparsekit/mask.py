@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsekit import ops
+from sparsekit.ops import shards
 from sparsekit.ops.masks import check_words
 
 
@@ -18,7 +19,8 @@ from sparsekit.ops.masks import check_words
 class Mask:
     """Keep-pattern of one weight.
 
-    words: int32 [rows, ceil(cols/32)], layout as ``ops.pack_mask``; padding bits are zero.
+    words: int32 [rows, ceil(cols/32)], layout as ``ops.pack_mask``; padding bits are zero. A DTensor where the weight is
+        one; then all processes of its mesh have to call what counts, compares or prints.
     shape: shape of the weight.
 
     Raises ValueError or TypeError when words and shape do not belong together.
@@ -81,8 +83,8 @@ class Mask:
         return Mask(self.words ^ self._other(other), self.shape)
 
     def __invert__(self) -> Mask:
-        # xor with the full mask, because inverting the words would set the padding bits.
-        return self ^ Mask.full(self.shape, self.words.device)
+        # Not by inverting the words, which would set the padding bits.
+        return Mask.from_dense(~self.dense())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mask) and self.shape == other.shape and torch.equal(self.words, other.words)
@@ -144,7 +146,7 @@ class Masks(Mapping[str, Mask]):
         digest = hashlib.sha256()
         for name, mask in self.items():
             digest.update(f"{name}:{mask.shape}:".encode())
-            digest.update(mask.words.cpu().numpy().astype("<i4").tobytes())
+            digest.update(shards.gathered(mask.words).cpu().numpy().astype("<i4").tobytes())
         return digest.hexdigest()
 
     def table(self) -> str:

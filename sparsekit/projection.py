@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from torch import Tensor
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
 from sparsekit.mask import Mask, Masks
+from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
-from sparsekit.patterns import NM, Key, Pattern, Unstructured, as_pattern
+from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Projected(NamedTuple):
@@ -32,13 +36,18 @@ class Projection:
     pattern: which weights are decided together; an object or a name ("unstructured", "filter", "channel", "2:4", ...).
     allocation: how the budget is spread over layers; an object, a name ("global", "uniform", "erk") or a mapping.
     nan: policy for NaN scores, as in ``ops.topk_mask``.
+    group: processes that hold different layers, or different parts of layers, of one model and project together: the
+        budget is one of them all, and each gets the masks of its own scores. Allocations: global and uniform, without
+        ``min_keep``. With uniform, layers are what a process holds under one name. None: this process alone.
 
-    Ties go to the lowest (layer, flat index); budgets count pattern units, kept_count(units, sparsity) of them.
+    Ties go to the lowest (layer, flat index), with a group to the lowest (rank, layer, flat index); budgets count pattern
+    units, kept_count(units, sparsity) of them. Scores that are DTensors are projected together without a group.
     """
 
     pattern: Pattern = Unstructured()
     allocation: Allocation = Global()
     nan: str = "error"
+    group: ProcessGroup | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", as_pattern(self.pattern))
@@ -47,59 +56,133 @@ class Projection:
         if isinstance(self.pattern, NM) and self.allocation not in (Global(), Uniform()):
             expected = f"global or uniform, as {self.pattern.describe()} fixes the budget of every layer"
             raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
+        if self.group is not None:
+            agreement.check_group("Projection", self.group)
+            # The others depend on the layers of all processes, of which each knows its own.
+            if type(self.allocation) not in (Global, Uniform) or self.allocation.min_keep:
+                expected = "global or uniform without min_keep for a group"
+                raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
+
+    def __repr__(self) -> str:
+        # Part of checkpoints: it names what decides the masks, never an address.
+        together = "" if self.group is None else f", group={self.group.size()} ranks"
+        return f"Projection(pattern={self.pattern!r}, allocation={self.allocation!r}, nan={self.nan!r}{together})"
 
     def budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
-        """Units to keep: an int over all layers, or an int for each."""
-        units = {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
-        return self.allocation(shapes, units, sparsity)
+        """Units to keep: an int over all layers, or an int for each. Not with a group, which would have to be asked."""
+        if self.group is not None:
+            raise ValueError("Projection: group: expected None where a budget is needed beforehand, got a group")
+        return self._budget(shapes, sparsity)
+
+    def _budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
+        return self.allocation(shapes, self._units(shapes), sparsity)
+
+    def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        return {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
 
     @torch.no_grad()
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> Projected:
-        """Masks that keep the best-scored units.
+        """Masks that keep the best-scored units. All processes of the group, or of the mesh of DTensors, have to call.
 
         Args:
-            scores: layer name -> float tensor of the weight's shape, one device; higher means keep.
+            scores: layer name -> float tensor of the weight's shape, one device; higher means keep. With a group none is
+                allowed. Either all or none are DTensors (replicated or Shard(0) on one 1-D mesh, of one dtype); then
+                budgets and ties are those of the whole tensors, and the masks' words are spread as the scores.
             sparsity: fraction of units removed, in [0, 1).
             key: rank single weights by "magnitude" or "value"; units by the norm or the sum of theirs.
 
         Raises:
-            ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers. TypeError: scores
-                of another kind.
+            ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers, a pattern whose
+                units are torn by the shards. TypeError: scores of another kind. With several processes all raise alike.
         """
-        _check_scores(scores)
+        if self.group is not None or (isinstance(scores, Mapping) and any(map(shards.is_spread, scores.values()))):
+            budget, group = self._agreed(scores, sparsity, key)
+        else:
+            budget, group = self._planned(scores, sparsity, key), None
+        if isinstance(self.pattern, NM):
+            return self._fixed(self.pattern, scores, key, group)
+        values = list(scores.values())
+        if not isinstance(self.pattern, Unstructured):
+            values, key = [self._unit_scores(s, key) for s in values], "value"
+        floor = self.allocation.min_keep if isinstance(budget, int) else 0
+        if floor:
+            return self._with_floor(scores, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
+        return self._projected(scores, *self._select(values, budget, key, group))
+
+    def _planned(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> Budget:
+        """The budget of these scores, once they and the other arguments are known to be right."""
+        _check_scores(scores, self.group is not None)
         choose("Projection", "key", key, KEYS)
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         if isinstance(self.pattern, NM):
-            return self._fixed(scores, sparsity, key)
-        budget = self.budget(shapes, sparsity)
-        values = list(scores.values())
-        if not isinstance(self.pattern, Unstructured):
-            values, key = [self.pattern.unit_scores(s, key) for s in values], "value"
-        floor = self.allocation.min_keep if isinstance(budget, int) else 0
-        if floor:
-            return self._with_floor(shapes, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
-        if isinstance(budget, int):
-            words, invalid = ops.topk_mask(values, budget, key=key, nan=self.nan)
-        else:
-            kept = [budget[name] for name in scores]
-            words, invalid = ops.topk_mask(values, kept, key=key, scope="tensor", nan=self.nan)
-        return self._projected(shapes, values, words, invalid)
+            self._units(shapes)
+            self._check_fixed(self.pattern, sparsity)
+            return 0
+        return self._budget(shapes, sparsity)
 
-    def _projected(
-        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], words: list[Tensor], invalid: Tensor
-    ) -> Projected:
-        if isinstance(self.pattern, Unstructured):
-            masks = {name: Mask(w, shape) for (name, shape), w in zip(shapes.items(), words, strict=True)}
-            return Projected(Masks(masks), invalid)
-        chosen = [ops.unpack_mask(w, v.shape) for w, v in zip(words, values, strict=True)]
-        expanded = {
-            name: Mask.from_dense(self.pattern.expand(c, shape))
-            for (name, shape), c in zip(shapes.items(), chosen, strict=True)
-        }
-        return Projected(Masks(expanded), invalid)
+    def _agreed(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> tuple[Budget, ProcessGroup]:
+        """The budget of the scores of all processes and their group, or the error of one of them on all."""
+        group = self.group
+        if group is None:
+            group = agreement.check_group("Projection", shards.group_of(scores.values()))
+        problem, units, budget = None, 0, 0
+        try:
+            budget = self._planned(scores, sparsity, key)
+            self._check_spread(scores, budget)
+            units = sum(self._units({name: tuple(s.shape) for name, s in scores.items()}).values())
+        except Exception as error:  # whatever it is, the others have to learn of it
+            problem = error
+        facts = {"projection": self, "sparsity": sparsity, "key": key, "units": units}
+        stated = agreement.agree("Projection", group, problem, facts)
+        for name in ("projection", "sparsity", "key"):
+            agreement.same("Projection", stated, name)
+        if self.group is not None and isinstance(budget, int):
+            units = sum(int(facts["units"]) for facts in stated)
+            budget = self.allocation({"all": (units,)}, {"all": units}, sparsity)
+        return budget, group
+
+    def _check_spread(self, scores: Mapping[str, Any], budget: Budget) -> None:
+        shards.check_scores([f"Projection: scores[{name!r}]" for name in scores], list(scores.values()), self.group)
+        spread = [s for s in scores.values() if shards.is_spread(s)]
+        torn = not all(map(shards.is_replicated, spread))
+        if torn and type(self.pattern) not in (Unstructured, Filter, NM):
+            expected = "unstructured, filter or n:m for scores under Shard(0)"
+            raise ValueError(f"Projection: pattern: expected {expected}, got {self.pattern!r}")
+        if spread and isinstance(budget, int) and self.allocation.min_keep:
+            raise ValueError(f"Projection: allocation: expected min_keep 0 for DTensors, got {self.allocation!r}")
+
+    def _unit_scores(self, scores: Tensor, key: Key) -> Tensor:
+        unit_shape = self.pattern.unit_shape(scores.shape)
+        return shards.on_parts(lambda s: self.pattern.unit_scores(s, key), scores, shape=unit_shape)
+
+    def _select(
+        self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Masks of the best units, as words of single weights or bool of larger units, and whether NaN makes them invalid."""
+        options = {"key": key, "nan": self.nan, "out": "words" if isinstance(self.pattern, Unstructured) else "bool"}
+        if isinstance(budget, int):
+            if group is None:
+                return ops.topk_mask(values, budget, **options)
+            return ops.dist_topk_mask(values, budget, group=self.group, **options)
+        kept = list(budget.values())
+        if group is None or self.group is not None:
+            masks, invalid = ops.topk_mask(values, kept, scope="tensor", **options)
+            return masks, invalid if group is None else ops.any_rank(invalid, group)
+        parts = [ops.dist_topk_mask([v], n, **options) for v, n in zip(values, kept, strict=True)]
+        return [part.masks[0] for part in parts], torch.stack([part.invalid for part in parts]).any()
+
+    def _projected(self, scores: Mapping[str, Tensor], chosen: list[Tensor], invalid: Tensor) -> Projected:
+        masks = {}
+        for (name, s), units in zip(scores.items(), chosen, strict=True):
+            if isinstance(self.pattern, Unstructured):
+                masks[name] = Mask(units, tuple(s.shape))
+            else:
+                whole = shards.on_parts(lambda u, s: self.pattern.expand(u, s.shape), units, s, shape=s.shape)
+                masks[name] = Mask.from_dense(whole)
+        return Projected(Masks(masks), invalid)
 
     def _with_floor(
-        self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: Key, floor: int
+        self, scores: Mapping[str, Tensor], values: list[Tensor], kept: int, key: Key, floor: int
     ) -> Projected:
         """Global selection with at least ``floor`` units in each layer: their best ones first, then the best of the rest."""
         values, invalid = self._ranked(values, key)
@@ -112,25 +195,31 @@ class Projection:
         # NaN with the policy "drop" is never chosen, so the secured ones do not compete a second time.
         rest = [v.masked_fill(s, torch.nan) for v, s in zip(values, secured, strict=True)]
         others = ops.topk_mask(rest, kept - sum(floors), key="value", nan="drop", out="bool").masks
-        words = [ops.pack_mask(s | o) for s, o in zip(secured, others, strict=True)]
-        return self._projected(shapes, values, words, invalid)
+        chosen = [s | o for s, o in zip(secured, others, strict=True)]
+        if isinstance(self.pattern, Unstructured):
+            chosen = [ops.pack_mask(c) for c in chosen]
+        return self._projected(scores, chosen, invalid)
 
-    def _fixed(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> Projected:
+    def _check_fixed(self, pattern: NM, sparsity: float) -> None:
         """N:M fixes its own budget; any other sparsity is a contradiction."""
-        pattern = self.pattern
-        assert isinstance(pattern, NM)
         kept_count(0, sparsity)  # is it a number in [0, 1)?
         if abs(float(sparsity) - (1 - pattern.n / pattern.m)) > 1e-9:
             expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
-        ranked, invalid = self._ranked(list(scores.values()), key)
+
+    def _fixed(self, pattern: NM, scores: Mapping[str, Tensor], key: Key, group: ProcessGroup | None) -> Projected:
+        ranked, invalid = self._ranked([shards.part(s) for s in scores.values()], key)
         chosen = [pattern.select(s) for s in ranked]
-        return Projected(Masks({name: Mask.from_dense(c) for name, c in zip(scores, chosen, strict=True)}), invalid)
+        masks = {
+            name: Mask.from_dense(shards.spread(c, s, s.shape))
+            for (name, s), c in zip(scores.items(), chosen, strict=True)
+        }
+        return Projected(Masks(masks), invalid if group is None else ops.any_rank(invalid, group))
 
     def _ranked(self, values: list[Tensor], key: Key) -> tuple[list[Tensor], Tensor]:
         """Values to be ranked as they are, in which NaN means never, and whether NaN makes the masks invalid."""
         ranked = [v.abs() if key == "magnitude" else v for v in values]
-        missing = torch.stack([torch.isnan(v).any() for v in ranked]).any()
+        missing = torch.stack([torch.isnan(v).any() for v in ranked]).any() if ranked else torch.tensor(False)
         if self.nan == "keep":
             # NaN becomes inf, and inf the largest number below, which in float64 no narrower score can be.
             most = torch.finfo(torch.float64).max
@@ -138,12 +227,12 @@ class Projection:
         return ranked, missing if self.nan == "error" else torch.zeros_like(missing)
 
 
-def _check_scores(scores: Any) -> None:
+def _check_scores(scores: Any, may_be_empty: bool) -> None:
     if not isinstance(scores, Mapping):
         raise TypeError(
             f"Projection: scores: expected a mapping of layer names to tensors, got {type(scores).__name__}"
         )
-    if not scores:
+    if not scores and not may_be_empty:
         raise ValueError("Projection: scores: expected at least one layer, got none")
     for name, value in scores.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -5,6 +5,7 @@ touches ``torch.ops.sparsekit``."""
 from __future__ import annotations
 
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
+from sparsekit.ops.distributed import any_rank, dist_topk_mask
 from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
 from sparsekit.ops.masks import (
     Selection,
@@ -21,7 +22,9 @@ from sparsekit.ops.serving import capabilities, native_info, prove_all
 
 __all__ = [
     "Selection",
+    "any_rank",
     "capabilities",
+    "dist_topk_mask",
     "mask_weight",
     "masked_conv1d",
     "masked_conv2d",

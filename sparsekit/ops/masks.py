@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsekit.ops import reference
+from sparsekit.ops import reference, shards
+from sparsekit.ops.reference import FLOATS
 
 KEYS = ("value", "magnitude")
 SCOPES = ("global", "tensor", "row")
 NAN_POLICIES = ("error", "drop", "keep")
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Selection(NamedTuple):
@@ -58,22 +58,47 @@ def pack_mask(mask: Tensor) -> Tensor:
 
     Raises:
         TypeError: mask is not bool.
+
+    A DTensor (1-D mesh, Shard(0) or Replicate) gives words that are spread as it is.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"pack_mask: mask: expected a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    if shards.is_spread(mask):
+        shards.check_spread("pack_mask: mask", mask)
+        return shards.on_parts(torch.ops.sparsekit.pack_mask, mask, shape=reference.words_shape(mask.shape))
     return torch.ops.sparsekit.pack_mask(mask)
 
 
 def unpack_mask(words: Tensor, shape: Sequence[int]) -> Tensor:
     """Inverse of ``pack_mask``: bool tensor of ``shape``. Raises on a dtype or shape that does not fit."""
     check_words("unpack_mask", words, shape, "a mask of shape")
+    if shards.is_spread(words):
+        shards.check_spread("unpack_mask: words", words)
+        return _unpack_spread(words, shape)
     return torch.ops.sparsekit.unpack_mask(words, list(shape))
 
 
+def _unpack_spread(words: Tensor, shape: Sequence[int]) -> Tensor:
+    part, here = shards.part(words), list(shape)
+    if not shards.is_replicated(words):
+        if len(shape) < 2:
+            raise ValueError(
+                f"unpack_mask: words: expected Replicate() for a mask of shape {tuple(shape)}, got Shard(0)"
+            )
+        here[0] = part.shape[0]
+    return shards.spread(torch.ops.sparsekit.unpack_mask(part, here), words, shape)
+
+
 def popcount(words: Tensor) -> Tensor:
-    """Set bits in int32 ``words``: 0-d int64 tensor on the same device."""
+    """Set bits in int32 ``words``: 0-d int64 tensor on the same device.
+
+    Of a DTensor the bits on all processes, which all have to call.
+    """
     if words.dtype != torch.int32:
         raise TypeError(f"popcount: words: expected dtype torch.int32, got {words.dtype}")
+    if shards.is_spread(words):
+        shards.check_spread("popcount: words", words)
+        return shards.total(torch.ops.sparsekit.popcount, words)
     return torch.ops.sparsekit.popcount(words)
 
 
@@ -100,6 +125,8 @@ def _check_scores(scores: Sequence[Tensor]) -> None:
         if not isinstance(s, Tensor) or s.dtype not in FLOATS:
             got = getattr(s, "dtype", type(s).__name__)
             raise TypeError(f"topk_mask: scores[{i}]: expected a float64/32/16 or bfloat16 tensor, got {got}")
+        if shards.is_spread(s):
+            raise TypeError(f"topk_mask: scores[{i}]: expected a plain tensor, got a DTensor; use dist_topk_mask")
         if s.device != scores[0].device:
             raise ValueError(f"topk_mask: scores[{i}]: expected device {scores[0].device}, got {s.device}")
 

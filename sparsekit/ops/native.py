@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops import reference
+from sparsekit.ops import reference, threshold
 from sparsekit.ops.schemas import LIBRARY
 
 try:
@@ -139,12 +139,35 @@ def _select(
     return _C.topk_mask(pointers, targets, list(rows), list(cols), kept, dtype, *options, warm=start, method=method)
 
 
+def _key_histogram(scores: Sequence[Tensor], first: Tensor, shift: int, bins: int, key: str, nan: str) -> Tensor:
+    counts = torch.zeros(len(scores), bins, dtype=torch.int64)
+    if scores:
+        values, sizes = [threshold.plain(s) for s in scores], [s.numel() for s in scores]
+        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, _threads(sum(sizes)))
+        pointers = [v.data_ptr() for v in values]
+        _C.key_histogram(pointers, sizes, counts.data_ptr(), int(first), shift, bins, *options)
+    return counts
+
+
+def _mask_at_threshold(scores: Sequence[Tensor], limit: Tensor, ties: Tensor, key: str, nan: str) -> list[Tensor]:
+    words = [torch.empty(reference.words_shape(s.shape), dtype=torch.int32) for s in scores]
+    if scores:
+        values, sizes = [threshold.plain(s) for s in scores], [reference.rows_cols(s.shape) for s in scores]
+        rows, cols = [list(size) for size in zip(*sizes, strict=True)]
+        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, _threads(sum(v.numel() for v in values)))
+        pointers = [v.data_ptr() for v in values], [w.data_ptr() for w in words]
+        _C.mask_at_threshold(*pointers, rows, cols, int(limit), ties.tolist(), *options)
+    return words
+
+
 CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
     "popcount": _popcount,
     "mask_weight": _mask_weight,
     "topk_mask": _topk_mask,
+    "key_histogram": _key_histogram,
+    "mask_at_threshold": _mask_at_threshold,
 }
 
 if _C is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 WORD_BITS = 32
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # dtypes of scores
 
 
 def rows_cols(shape: Sequence[int]) -> tuple[int, int]:

@@ -47,6 +47,8 @@ def op_samples() -> dict[str, list[tuple]]:
         "popcount": [(words,)],
         "mask_weight": [(weight, words, torch.bfloat16), (image, image_words, torch.float32)],
         "topk_mask": [([weight, image], [50], "magnitude", "global", "error"), ([weight], [3], "value", "row", "drop")],
+        "key_histogram": [([weight, image], torch.tensor(0), 20, 2048, "magnitude", "error")],
+        "mask_at_threshold": [([weight, image], torch.tensor(2**29), torch.tensor([1, 0]), "value", "drop")],
         "masked_linear": [
             (x, weight, words, bias),
             (rand(2, 3, 40), weight, words, None),
