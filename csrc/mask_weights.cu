@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "device_guard.h"
 #include "mask_cuda.h"
 #include "pack_bits.h"
 
@@ -15,25 +16,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1 << 20;  // beyond it the grid strides
 constexpr int kTensorsPerLaunch = 48;    // the table must fit in the 4 KiB of kernel arguments
-
-// Launches happen on the caller's device and leave the current device as it was.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    code_ = cudaGetDevice(&previous_);
-    if (code_ == cudaSuccess && previous_ != device) code_ = cudaSetDevice(device);
-    changed_ = code_ == cudaSuccess && previous_ != device;
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
-  }
-  cudaError_t code() const { return code_; }
-
- private:
-  int previous_ = 0;
-  bool changed_ = false;
-  cudaError_t code_;
-};
 
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(kMaxBlocks, (threads + kThreads - 1) / kThreads)));
