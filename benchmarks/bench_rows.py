@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.rows import append_row
 from sparsekit.benchmarks.timing import Timing
 
-Bench = Callable[[int, str], Iterable[dict[str, Any]]]
+Bench = Callable[..., Iterable[dict[str, Any]]]
+"""(repeats, device, options by name) -> rows."""
+
+OUT = Path("runs/bench.jsonl")
 
 
 def bench_rows(bench: str, problem: str, timings: Mapping[str, Timing], **facts: Any) -> list[dict[str, Any]]:
@@ -29,18 +33,40 @@ def bench_rows(bench: str, problem: str, timings: Mapping[str, Timing], **facts:
     return rows
 
 
-def main(description: str, run: Bench) -> None:
-    """Run a benchmark, print its rows in short and append them to ``--out``."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench.jsonl"), help="JSONL file that rows are added to")
+def check_options(repeats: int, device: str, out: Path) -> None:
+    """Raises ValueError unless all can be served here, before anything is timed."""
+    if repeats < 1:
+        raise ValueError(f"--repeats: expected an int >= 1, got {repeats}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: expected a CUDA device, got none; see `sparsekit doctor`")
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if out.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"--out: expected a file in a folder that can be written to, got {str(out)!r}")
+
+
+def main(
+    description: str, run: Bench, add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+) -> None:
+    """Run a benchmark, print its rows in short and append them to ``--out``.
+
+    Args:
+        description: of the program.
+        run: called with (repeats, device) and by name with what ``add_options`` adds to the parser.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help="JSONL file that rows are added to")
     parser.add_argument("--repeats", type=int, default=30, help="rounds")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats: expected an int >= 1, got {arguments.repeats}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device: expected a CUDA device, got none; see `sparsekit doctor`")
-    for row in run(arguments.repeats, arguments.device):
-        append_row(arguments.out, row)
+    add_options(parser)
+    options = vars(parser.parse_args())
+    out, repeats, device = (options.pop(name) for name in ("out", "repeats", "device"))
+    try:
+        check_options(repeats, device, out)
+    except ValueError as error:
+        parser.error(str(error))
+    for row in run(repeats, device, **options):
+        append_row(out, row)
         times = f"{row['median_s'] * 1e3:10.3f} ms   {row['ratio']:6.2f} x {row['baseline']}"
-        print(f"{row['bench']:<14}{row['problem']:<24}{row['provider']:<28}{times}")
+        print(f"{row['bench']:<14}{row['problem']:<34}{row['provider']:<28}{times}")

@@ -115,6 +115,16 @@ def _shapes(convs: Sequence[ConvProblem], classifier: Shape) -> tuple[Shape, ...
     return (*(conv.weight_shape for conv in convs), classifier)
 
 
+def decoder_shapes(width: int, depth: int) -> tuple[Shape, ...]:
+    """Weights of the linear layers of a decoder-only transformer in module order: 12 * width^2 for each block.
+
+    A block has one projection to queries, keys and values, one out of the attention, and a feed-forward part four times as
+    wide as the stream.
+    """
+    block = ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width))
+    return block * depth
+
+
 RESNET18_SHAPES: tuple[Shape, ...] = _shapes(resnet18_convs(), (1000, 512))
 """21 weight tensors of ResNet-18 for ImageNet: 11,678,912 weights."""
 
@@ -126,6 +136,15 @@ RESNET20_SHAPES: tuple[Shape, ...] = _shapes(resnet20_convs(), (10, 64))
 
 VGG16_SHAPES: tuple[Shape, ...] = _shapes(vgg16_convs(), (10, 512))
 """14 weight tensors of VGG-16 with a single linear classifier for CIFAR-10: 14,715,584 weights."""
+
+RESNET50_PARAMETER_SHAPES: tuple[Shape, ...] = (
+    *(shape for conv in resnet50_convs() for shape in (conv.weight_shape, (conv.outputs,), (conv.outputs,))),
+    *((1000, 2048), (1000,)),
+)
+"""All 161 parameter tensors of ResNet-50 (each convolution with the two vectors of its norm): 25,557,032 entries."""
+
+TRANSFORMER_1B_SHAPES: tuple[Shape, ...] = decoder_shapes(width=2048, depth=20)
+"""80 linear weights of a decoder-only transformer of width 2048 and depth 20, without its embedding: 1,006,632,960."""
 
 NETWORK_SHAPES: dict[str, tuple[Shape, ...]] = {
     "resnet18": RESNET18_SHAPES,

@@ -8,7 +8,6 @@ A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -16,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sparsekit.benchmarks.reporting.findings import CHECKPOINT, PRETRAINING
-from sparsekit.benchmarks.reporting.origin import describe_environment, stamp, subject
-from sparsekit.benchmarks.reporting.runs import VOLATILE_KEYS
+from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
+from sparsekit.benchmarks.reporting.markdown import EMPTY, markdown
+from sparsekit.benchmarks.reporting.origin import stamp, subject
 from sparsekit.benchmarks.reporting.summary import Group, summarise
 from sparsekit.benchmarks.reporting.wording import (
     MISSING,
@@ -39,10 +39,6 @@ RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
-EMPTY = "No rows have been recorded yet, so nothing is claimed.\n"
-
-IDENTITY = ("bench", "problem", "provider", "baseline")
-"""Keys of a kernel row that say what was timed; of equal ones on one machine the last row counts."""
 
 
 def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
@@ -62,25 +58,12 @@ def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
     return "\n".join(_group(group) for group in summarise(chosen).groups) or EMPTY
 
 
-def kernel_table(rows: Iterable[Row]) -> str:
-    """Markdown tables of the kernel benchmarks, one for each machine; EMPTY without rows.
-
-    Rows of a baseline against itself are left out.
-    """
-    machines: dict[str, dict[tuple[str, ...], Row]] = {}
-    for row in rows:
-        if row.get("kind") == "bench" and row["provider"] != row["baseline"]:
-            environment = {k: v for k, v in row.get("environment", {}).items() if k not in VOLATILE_KEYS}
-            found = machines.setdefault(json.dumps(environment, sort_keys=True), {})
-            found[tuple(str(row[key]) for key in IDENTITY)] = row
-    return "\n".join(_machine(list(found.values())) for found in machines.values()) or EMPTY
-
-
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     "kernels": kernel_table,
+    "topk": topk_table,
 }
 
 
@@ -153,7 +136,7 @@ def _group(group: Group) -> str:
         f"{MINIMUM_PAIRS} pairs on. Epochs are dense-equivalent. The last two columns are {base}'s time over the "
         f"method's: below 1 the method was slower. {origin}."
     )
-    return f"{_markdown(header, _lines(group), 'llrrrrlrrrr')}\n{legend}\n"
+    return f"{markdown(header, _lines(group), 'llrrrrlrrrr')}\n{legend}\n"
 
 
 def _lines(group: Group) -> Iterator[tuple[str, ...]]:
@@ -178,37 +161,6 @@ def _lines(group: Group) -> Iterator[tuple[str, ...]]:
                 seconds_text(cell.seconds.mean),
                 *ratios,
             )
-
-
-def _machine(rows: list[Row]) -> str:
-    header = ("kernel", "problem", "provider", "median", "20 to 80 %", "eager call", "against", "its median", "ratio")
-    lines = []
-    for row in rows:
-        durations = [
-            seconds_text(row.get(key)) for key in ("median_s", "q20_s", "q80_s", "eager_s", "baseline_median_s")
-        ]
-        median, low, high, eager, baseline = durations
-        lines.append(
-            (
-                *(str(row[key]) for key in ("bench", "problem", "provider")),
-                median,
-                f"{low} to {high}",
-                eager,
-                str(row["baseline"]),
-                baseline,
-                times(row["ratio"]) + (" (slower)" if row["ratio"] < 1 else ""),
-            )
-        )
-    origin = describe_environment([row.get("environment", {}) for row in rows])
-    legend = "; ".join(f"{name} {value}" for name, value in origin)
-    return f"{_markdown(header, lines, 'lllrrrlrr')}\nRatio: baseline time over own time, side by side. {legend}.\n"
-
-
-def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]], sides: str) -> str:
-    """A table; `sides` holds l or r for each column."""
-    rule = ["---:" if side == "r" else "---" for _, side in zip(header, sides, strict=True)]
-    escaped = ([str(part).replace("|", "\\|") for part in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *escaped))
 
 
 if __name__ == "__main__":

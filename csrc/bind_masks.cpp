@@ -25,6 +25,17 @@ std::vector<MaskedTensor> masked_tensors(const Pointers& weights, const Pointers
   return tensors;
 }
 
+std::vector<MaskPair> mask_pairs(const char* function, const Pointers& before, const Pointers& after, const Sizes& sizes) {
+  require_length(function, "after", after.size(), before.size());
+  require_length(function, "sizes", sizes.size(), before.size());
+  std::vector<MaskPair> pairs;
+  for (size_t i = 0; i < before.size(); ++i) {
+    require(sizes[i] >= 0, std::string(function) + ": sizes: expected sizes >= 0, got " + std::to_string(sizes[i]));
+    pairs.push_back({pointer<uint32_t>(before[i]), pointer<uint32_t>(after[i]), sizes[i]});
+  }
+  return pairs;
+}
+
 #ifdef SPARSEKIT_CUDA
 void bind_cuda(py::module_& module) {
   using namespace py::literals;
@@ -40,6 +51,10 @@ void bind_cuda(py::module_& module) {
   module.def("cuda_popcount", [](uintptr_t words, int64_t count, uintptr_t out, int device, uintptr_t stream) {
     check(cuda::popcount(pointer<uint32_t>(words), count, pointer<int64_t>(out), device, stream));
   }, "words"_a, "count"_a, "out"_a, "device"_a, "stream"_a, released);
+  module.def("cuda_mask_counts", [](const Pointers& before, const Pointers& after, const Sizes& sizes, uintptr_t counts,
+                                    int device, uintptr_t stream) {
+    check(cuda::mask_counts(mask_pairs("cuda_mask_counts", before, after, sizes), pointer<int64_t>(counts), device, stream));
+  }, "before"_a, "after"_a, "sizes"_a, "counts"_a, "device"_a, "stream"_a, released);
   module.def("cuda_mask_weights", [](const Pointers& weights, const Pointers& words, const Pointers& outs, const Sizes& rows,
                                      const Sizes& cols, int dtype, int out_dtype, const Sizes& spatial, int device,
                                      uintptr_t stream) {
@@ -68,6 +83,10 @@ void bind_masks(py::module_& module) {
   module.def("popcount", [](uintptr_t words, int64_t count, int threads) {
     return popcount(pointer<uint32_t>(words), count, threads);
   }, "words"_a, "count"_a, "threads"_a = 1, released);
+  module.def("mask_counts", [](const Pointers& before, const Pointers& after, const Sizes& sizes, uintptr_t counts, int threads,
+                               const std::string& force) {
+    mask_counts(mask_pairs("mask_counts", before, after, sizes), pointer<int64_t>(counts), threads, force);
+  }, "before"_a, "after"_a, "sizes"_a, "counts"_a, "threads"_a = 1, "force"_a = "", released);
   module.def("mask_weights", [](const Pointers& weights, const Pointers& words, const Pointers& outs, const Sizes& rows,
                                 const Sizes& cols, int itemsize, const Sizes& spatial, int threads, const std::string& force) {
     mask_weights(masked_tensors(weights, words, outs, rows, cols, spatial), itemsize, threads, force);

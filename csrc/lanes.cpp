@@ -12,6 +12,32 @@
 #include <immintrin.h>
 #endif
 
+namespace sparsekit {
+namespace {
+
+// Inlined into each path, whose target decides whether a count of bits is one instruction.
+__attribute__((always_inline)) inline void add_counts(const uint32_t* before, const uint32_t* after, int64_t words,
+                                                      int64_t* totals) {
+  int64_t sums[3] = {};
+  const auto add = [&](uint64_t old_bits, uint64_t new_bits) __attribute__((always_inline)) {
+    sums[0] += __builtin_popcountll(old_bits);
+    sums[1] += __builtin_popcountll(new_bits);
+    sums[2] += __builtin_popcountll(old_bits & new_bits);
+  };
+  int64_t word = 0;
+  for (; word + 2 <= words; word += 2) {
+    uint64_t old_bits, new_bits;
+    __builtin_memcpy(&old_bits, before + word, sizeof old_bits);
+    __builtin_memcpy(&new_bits, after + word, sizeof new_bits);
+    add(old_bits, new_bits);
+  }
+  if (word < words) add(before[word], after[word]);
+  for (int i = 0; i < 3; ++i) totals[i] += sums[i];
+}
+
+}  // namespace
+}  // namespace sparsekit
+
 namespace sparsekit::scalar {
 
 template <class U>
@@ -38,9 +64,14 @@ struct Loops {
   }
 };
 
+void count(const uint32_t* before, const uint32_t* after, int64_t words, int64_t* totals) {
+  add_counts(before, after, words, totals);
+}
+
 const Lanes kTable = {{Loops<uint16_t>::classify, Loops<uint16_t>::keep},
                       {Loops<uint32_t>::classify, Loops<uint32_t>::keep},
-                      {Loops<uint64_t>::classify, Loops<uint64_t>::keep}};
+                      {Loops<uint64_t>::classify, Loops<uint64_t>::keep},
+                      count};
 
 }  // namespace sparsekit::scalar
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two inner loops that run once per element, for the instruction sets chosen at run time.
+// The inner loops that run once per element or word, for the instruction sets chosen at run time.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -18,6 +18,9 @@ using ClassifyFn = int64_t (*)(const U* scores, int64_t count, KeySpec<U> spec, 
 template <class U>
 using KeepFn = void (*)(const U* weight, const uint32_t* words, int64_t count, U* out);
 
+// Adds the set bits of before, of after, and of both to totals[0], totals[1] and totals[2].
+using CountFn = void (*)(const uint32_t* before, const uint32_t* after, int64_t count, int64_t* totals);
+
 template <class U>
 struct LaneFunctions {
   ClassifyFn<U> classify;
@@ -28,6 +31,7 @@ struct Lanes {
   LaneFunctions<uint16_t> two;
   LaneFunctions<uint32_t> four;
   LaneFunctions<uint64_t> eight;
+  CountFn count;
 };
 
 template <class U>

@@ -61,9 +61,14 @@ struct Loops {
   }
 };
 
+LANES_TARGET void count(const uint32_t* before, const uint32_t* after, int64_t words, int64_t* totals) {
+  add_counts(before, after, words, totals);
+}
+
 const Lanes kTable = {{Loops<uint16_t>::classify, Loops<uint16_t>::keep},
                       {Loops<uint32_t>::classify, Loops<uint32_t>::keep},
-                      {Loops<uint64_t>::classify, Loops<uint64_t>::keep}};
+                      {Loops<uint64_t>::classify, Loops<uint64_t>::keep},
+                      count};
 
 }  // namespace sparsekit::LANES_NAMESPACE
 

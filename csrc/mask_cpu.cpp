@@ -2,6 +2,7 @@
 #include "mask_cpu.h"
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 
 #include "lanes.h"
@@ -140,6 +141,30 @@ int64_t popcount(const uint32_t* words, int64_t count, int threads) {
   int64_t total = 0;
   for (const int64_t bits : counts) total += bits;
   return total;
+}
+
+void mask_counts(const std::vector<MaskPair>& pairs, int64_t* counts, int threads, const std::string& force) {
+  const Lanes& lanes = choose_lanes(force);
+  std::vector<Task> tasks;
+  int64_t words = 0;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    words += pairs[i].count;
+    for (int64_t first = 0; first < pairs[i].count; first += kTaskWords) {
+      tasks.push_back({i, first, std::min(pairs[i].count, first + kTaskWords)});
+    }
+  }
+  std::vector<std::array<int64_t, 3>> sums(tasks.size());
+  // A thread costs as much as counting this many words.
+  const int64_t worth = std::min<int64_t>(threads, 1 + words / (8 * kTaskWords));
+  parallel_for(static_cast<int>(worth), static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    const MaskPair& pair = pairs[task.tensor];
+    lanes.count(pair.before + task.first, pair.after + task.first, task.last - task.first, sums[static_cast<size_t>(i)].data());
+  });
+  std::fill(counts, counts + 3 * pairs.size(), 0);
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    for (size_t kind = 0; kind < 3; ++kind) counts[3 * tasks[i].tensor + kind] += sums[i][kind];
+  }
 }
 
 void mask_weights(const std::vector<MaskedTensor>& tensors, int itemsize, int threads, const std::string& force) {

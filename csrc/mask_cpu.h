@@ -16,6 +16,15 @@ void unpack_mask(const uint32_t* words, uint8_t* mask, int64_t rows, int64_t col
 // Number of set bits in `count` words.
 int64_t popcount(const uint32_t* words, int64_t count, int threads);
 
+// The words of one mask at two moments.
+struct MaskPair {
+  const uint32_t *before, *after;
+  int64_t count;  // words of each
+};
+
+// counts[3 * i ...]: set bits of pairs[i].before, of pairs[i].after, and of both at once.
+void mask_counts(const std::vector<MaskPair>& pairs, int64_t* counts, int threads, const std::string& force);
+
 // A weight [rows, cols], its mask words, and where the masked weight goes (which may be the weight itself).
 // spatial > 1 is channels-last storage: in a row, the element of channel c and position p lies at p * (cols / spatial) + c,
 // its bit is column c * spatial + p.

@@ -17,6 +17,9 @@ int unpack_mask(const uint32_t* words, uint8_t* mask, int64_t rows, int64_t cols
 // total: one device integer, overwritten.
 int popcount(const uint32_t* words, int64_t count, int64_t* total, int device, uintptr_t stream);
 
+// counts: device integers [pairs, 3], overwritten.
+int mask_counts(const std::vector<MaskPair>& pairs, int64_t* counts, int device, uintptr_t stream);
+
 // out_dtype is dtype, or a 16-bit type when dtype is kFloat32 (rounded to nearest even).
 int mask_weights(const std::vector<MaskedTensor>& tensors, Dtype dtype, Dtype out_dtype, int device, uintptr_t stream);
 

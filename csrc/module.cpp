@@ -18,6 +18,7 @@ cpu_features() -> list[str]     instruction paths of this processor, worst first
 pack_mask(mask, words, rows, cols, threads=1)
 unpack_mask(words, mask, rows, cols, threads=1)
 popcount(words, count, threads=1) -> int
+mask_counts(before, after, sizes, counts, threads=1, force="")
 mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, force="")
 topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="", warm=0,
           method="bracket") -> int
@@ -28,13 +29,15 @@ mask_at_threshold(scores, words, rows, cols, threshold, ties, dtype, key="magnit
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
 cuda_popcount(words, count, out, device, stream)
+cuda_mask_counts(before, after, sizes, counts, device, stream)
 cuda_mask_weights(weights, words, outs, rows, cols, dtype, out_dtype, spatial, device, stream)
 cuda_topk_workspace(rows, cols, per_tensor, dtype) -> int
 cuda_topk_mask(scores, words, rows, cols, kept, per_tensor, dtype, key, nan, invalid, warm, workspace, workspace_bytes,
                device, stream, method="bracket", max_blocks=0)
 cuda_topk_mask_rows(scores, words, rows, cols, kept, dtype, key, nan, invalid, device, stream)
 
-Arguments in the plural are lists with one entry per tensor. topk_mask makes one selection of `kept` elements over all
+Arguments in the plural are lists with one entry per tensor, except `counts`, the address of int64 [tensors, 3]: set bits of
+`before`, of `after` and of both, for masks of sizes[i] words. topk_mask makes one selection of `kept` elements over all
 tensors, topk_mask_rows one in each row; both return the number of NaN. key: "value" or "magnitude"; nan: "error" (counted,
 then like "drop"), "drop" (never kept), "keep" (largest). Ties: the first in (tensor, flat index) order are kept.
 cuda_topk_mask takes kept as a list, of one number or with per_tensor of one for each tensor; it writes the byte `invalid`

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: doctor, compare, prune. The roof of the house: it may import everything, nothing imports it."""
+"""The command line: doctor, compare, prune, bench. The roof of the house: it may import everything, nothing imports it."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from sparsekit.bench_cli import bench_app
+from sparsekit.console import ERR, OUT, Json, reported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,10 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pruning for PyTorch: compare methods, prune a network, see what is installed.",
 )
-# Tables and results go to stdout; progress and errors to stderr, so that --json stays parseable.
-OUT, ERR = Console(), Console(stderr=True)
+app.add_typer(bench_app, name="bench")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a folder of images (ImageFolder layout).")]
 NetworkName = Annotated[
     str | None,
@@ -38,20 +37,6 @@ BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
 Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Bad input ends with one line on stderr and exit code 2, an interrupt with 130; rows written so far stay."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        text = "; ".join(line.strip() for line in str(error).splitlines())
-        ERR.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        ERR.print("interrupted: finished runs are kept, the same command goes on from there")
-        raise typer.Exit(130) from None
 
 
 def _list(argument: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
@@ -143,7 +128,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare pruning methods at equal sparsity from the same dense networks, and report cost and speed-up over IMP."""
-    with _reported():
+    with reported():
         from sparsekit.benchmarks import compare as job
 
         recipe = _recipe(context.params)
@@ -222,7 +207,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Prune one network with one method and save it."""
-    with _reported():
+    with reported():
         from sparsekit.benchmarks import compare as job
         from sparsekit.benchmarks.progress import TerminalProgress
         from sparsekit.io import save

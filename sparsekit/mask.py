@@ -95,6 +95,17 @@ class Mask:
         return f"Mask(shape={self.shape}, kept={self.count()}, sparsity={self.sparsity:.4f})"
 
 
+def _counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    """(kept before, kept after, kept at both moments) of each mask: one call and one wait for each device."""
+    found = [(0, 0, 0)] * len(before)
+    for device in {words.device for words in before}:
+        places = [i for i, words in enumerate(before) if words.device == device]
+        rows = ops.mask_counts([before[i] for i in places], [after[i] for i in places]).tolist()
+        for i, (old, new, both) in zip(places, rows, strict=True):
+            found[i] = (old, new, both)
+    return found
+
+
 class Masks(Mapping[str, Mask]):
     """Masks of a model by layer name, in module order: a snapshot, independent of the live model."""
 
@@ -117,7 +128,8 @@ class Masks(Mapping[str, Mask]):
 
     def count(self) -> int:
         """Weights kept over all layers."""
-        return sum(mask.count() for mask in self.values())
+        words = [mask.words for mask in self.values()]
+        return sum(kept for kept, _, _ in _counts(words, words))
 
     @property
     def numel(self) -> int:
@@ -137,8 +149,10 @@ class Masks(Mapping[str, Mask]):
     def overlap(self, other: Masks) -> float:
         """Intersection over union of the kept weights, in [0, 1]; 1 when both keep nothing."""
         self._check_names(other)
-        both = sum((self[name] & other[name]).count() for name in self)
-        either = sum((self[name] | other[name]).count() for name in self)
+        words = [self[name]._other(other[name]) for name in self]
+        counts = _counts([mask.words for mask in self.values()], words)
+        own, others, both = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+        either = own + others - both
         return both / either if either else 1.0
 
     def hash(self) -> str:
@@ -151,8 +165,10 @@ class Masks(Mapping[str, Mask]):
 
     def table(self) -> str:
         """Plain-text table: layer, shape, weights kept, sparsity; the last line is the total."""
-        rows = [(name, "x".join(map(str, m.shape)), m.count(), m.numel) for name, m in self.items()]
-        rows.append(("total", "", self.count(), self.numel))
+        words = [mask.words for mask in self.values()]
+        kept = [kept for kept, _, _ in _counts(words, words)]
+        rows = [(n, "x".join(map(str, m.shape)), k, m.numel) for (n, m), k in zip(self.items(), kept, strict=True)]
+        rows.append(("total", "", sum(kept), self.numel))
         width = max(len(r[0]) for r in rows)
         lines = [f"{'layer':<{width}}  {'shape':>16}  {'kept':>12}  {'of':>12}  sparsity"]
         for name, shape, kept, n in rows:

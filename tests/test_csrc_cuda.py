@@ -11,7 +11,7 @@ import torch
 from emulator import emulated
 from packed import layout, new_words
 
-from sparsekit import _C
+from sparsekit import _C, ops
 
 SHAPES = ((3, 1), (2, 31), (4, 32), (7, 33), (5, 65), (64, 64, 3, 3), (0, 4), (60, 1030))
 
@@ -59,6 +59,38 @@ def test_pack_unpack_popcount(shape: tuple[int, ...], place: Place) -> None:
     assert torch.equal(words.cpu(), want)
     assert torch.equal(back.cpu(), mask)
     assert int(total) == int(mask.sum())
+
+
+def test_mask_counts(place: Place) -> None:
+    # More masks than one launch takes, empty ones first, last and between, whole blocks and rests, aligned and not.
+    sizes = [0, 1, 5, 4095, 4096, 4097, 0, 100_003, 3, 40_960] * 25 + [0]
+    info = torch.iinfo(torch.int32)
+    before, after = ([torch.randint(info.min, info.max, (n,), dtype=torch.int32) for n in sizes] for _ in range(2))
+    want = torch.tensor([[int(ops.popcount(w)) for w in (b, a, b & a)] for b, a in zip(before, after, strict=True)])
+    for skip in (0, 1, 4):
+        there = [[torch.cat([w.new_zeros(skip), w]).to(place.device)[skip:] for w in group] for group in (before, after)]
+        counts = torch.full((len(sizes) + 1, 3), -7, device=place.device)
+        pointers = [[w.data_ptr() for w in group] for group in there]
+        place.module.cuda_mask_counts(*pointers, sizes, counts.data_ptr(), *place.queue)
+        assert torch.equal(counts[:-1].cpu(), want) and counts[-1].tolist() == [-7] * 3
+
+
+@pytest.mark.gpu
+def test_replayed_counts_start_from_zero() -> None:
+    words, counts = torch.full((9000,), -1, dtype=torch.int32, device="cuda"), torch.zeros(1, 3, device="cuda").long()
+
+    def run() -> None:
+        stream = torch.cuda.current_stream().cuda_stream
+        _C.cuda_mask_counts([words.data_ptr()], [words.data_ptr()], [9000], counts.data_ptr(), torch.cuda.current_device(), stream)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    for value in (1, 3):
+        words.fill_(value)
+        graph.replay()
+        assert counts.tolist() == [[9000 * (1 if value == 1 else 2)] * 3]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

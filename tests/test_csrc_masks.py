@@ -79,6 +79,43 @@ def test_mask_weights_channels_last(shape: tuple[int, ...]) -> None:
     assert torch.equal(out, torch.where(mask, weight, 0.0))
 
 
+def counted(before: list[torch.Tensor], after: list[torch.Tensor], *arguments: object) -> list[list[int]]:
+    counts = torch.full((len(before) + 1, 3), -7)
+    pointers = [[tensor.data_ptr() for tensor in group] for group in (before, after)]
+    _C.mask_counts(*pointers, [tensor.numel() for tensor in before], counts.data_ptr(), *arguments)
+    assert counts[-1].tolist() == [-7] * 3
+    return counts[:-1].tolist()
+
+
+@pytest.mark.parametrize("force", PATHS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_mask_counts(threads: int, force: str) -> None:
+    # One word less and more than a pair, than a task (8192 words) and than a thread's worth of tasks.
+    sizes = (0, 1, 2, 3, 8191, 8192, 8193, 0, 70_001, 140_000)
+    info = torch.iinfo(torch.int32)
+    before, after = (
+        [torch.randint(info.min, info.max, (n + 1,), dtype=torch.int32)[1:] for n in sizes] for _ in range(2)
+    )
+
+    def bits(words: torch.Tensor) -> int:
+        return int(np.unpackbits(words.numpy().view(np.uint8)).sum())
+
+    expected = [[bits(b), bits(a), bits(b & a)] for b, a in zip(before, after, strict=True)]
+    assert counted(before, after, threads, force) == expected
+    assert counted([], [], threads, force) == []
+
+
+def test_mask_counts_refuses_bad_arguments() -> None:
+    for arguments, message in (
+        (([0], [], [1], 0), "mask_counts: after: expected 1 entries, got 0"),
+        (([0], [0], [], 0), "mask_counts: sizes: expected 1 entries, got 0"),
+        (([0], [0], [-1], 0), "mask_counts: sizes: expected sizes >= 0, got -1"),
+        (([], [], [], 0, 1, "mmx"), "force: expected one of scalar"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _C.mask_counts(*arguments)
+
+
 def test_mask_weights_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="itemsize: expected 2, 4 or 8, got 3"):
         _C.mask_weights([], [], [], [], [], 3)

@@ -163,6 +163,17 @@ def test_overlap() -> None:
     assert one.overlap(sk.Masks({"a": ~one["a"]})) == 0
 
 
+def test_overlap_of_many_layers_is_the_ratio_of_the_sums() -> None:
+    shapes = {f"l{i}": shape for i, shape in enumerate(SHAPES)}
+    one, two = masks(**shapes), masks(seed=40, **shapes)
+    bits = [(one[name].dense(), two[name].dense()) for name in one]
+    both, either = sum(int((a & b).sum()) for a, b in bits), sum(int((a | b).sum()) for a, b in bits)
+    reordered = sk.Masks({name: two[name] for name in reversed(list(two))})
+    assert one.overlap(two) == one.overlap(reordered) == both / either
+    assert one.count() == sum(int(a.sum()) for a, _ in bits)
+    assert sk.Masks({}).overlap(sk.Masks({})) == 1
+
+
 def test_table() -> None:
     both = sk.Masks(
         {"conv": sk.Mask.full((40, 30, 3, 3)), "fc": sk.Mask.from_dense(torch.zeros(2, 5, dtype=torch.bool))}

@@ -131,4 +131,4 @@ def summary(model: nn.Module) -> str:
 
 def kept_weights(words: Mapping[str, Tensor]) -> Tensor:
     """Weights kept in each layer: int64 [layers], on the words' device."""
-    return torch.stack([ops.popcount(w) for w in words.values()])
+    return ops.mask_counts(list(words.values()), list(words.values()))[:, 0]

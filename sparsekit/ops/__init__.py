@@ -5,6 +5,7 @@ touches ``torch.ops.sparsekit``."""
 from __future__ import annotations
 
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
+from sparsekit.ops.counts import flip_rate, mask_counts, mask_iou, regrow_count
 from sparsekit.ops.distributed import any_rank, dist_topk_mask
 from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
 from sparsekit.ops.masks import (
@@ -25,6 +26,9 @@ __all__ = [
     "any_rank",
     "capabilities",
     "dist_topk_mask",
+    "flip_rate",
+    "mask_counts",
+    "mask_iou",
     "mask_weight",
     "masked_conv1d",
     "masked_conv2d",
@@ -34,6 +38,7 @@ __all__ = [
     "pack_mask",
     "popcount",
     "prove_all",
+    "regrow_count",
     "rows_cols",
     "schemas",
     "topk_mask",

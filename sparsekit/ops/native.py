@@ -58,6 +58,14 @@ def _popcount(words: Tensor) -> Tensor:
     return torch.tensor(_C.popcount(words.data_ptr(), words.numel(), _threads(words.numel() * 32)), dtype=torch.int64)
 
 
+def _mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    pairs = [(b.contiguous(), a.contiguous()) for b, a in zip(before, after, strict=True)]
+    pointers = [b.data_ptr() for b, _ in pairs], [a.data_ptr() for _, a in pairs]
+    sizes, counts = [b.numel() for b, _ in pairs], torch.empty(len(pairs), 3, dtype=torch.int64)
+    _C.mask_counts(*pointers, sizes, counts.data_ptr(), torch.get_num_threads())
+    return counts
+
+
 def layout(weight: Tensor) -> int | None:
     """Spatial positions interleaved with the channels in memory: 1 for C order, H*W for channels_last, None for others."""
     if weight.is_contiguous():
@@ -164,6 +172,7 @@ CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
     "popcount": _popcount,
+    "mask_counts": _mask_counts,
     "mask_weight": _mask_weight,
     "topk_mask": _topk_mask,
     "key_histogram": _key_histogram,

@@ -43,6 +43,15 @@ def popcount(words: Tensor) -> Tensor:
     return total
 
 
+def mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """As ops.mask_counts."""
+    pairs = [(b.contiguous(), a.contiguous()) for b, a in zip(before, after, strict=True)]
+    counts = torch.empty(len(pairs), 3, dtype=torch.int64, device=before[0].device)
+    pointers = [b.data_ptr() for b, _ in pairs], [a.data_ptr() for _, a in pairs]
+    _C.cuda_mask_counts(*pointers, [b.numel() for b, _ in pairs], counts.data_ptr(), *_place(before[0]))
+    return counts
+
+
 def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """As ops.mask_weight; other layouts and casts than the kernel has go the reference's way."""
     spatial = layout(weight)
@@ -149,6 +158,7 @@ def samples(device: torch.device) -> dict[str, list[tuple[Any, ...]]]:
         "pack_mask": [(mask,), (mask.reshape(-1, 125),)],
         "unpack_mask": [(words, list(mask.shape))],
         "popcount": [(words,)],
+        "mask_counts": [([words, words[:5], words[:0]], [words.roll(1, 0), words[1:6], words[:0]])],
         "mask_weight": [(poisoned, words, torch.float32), (poisoned, words, torch.bfloat16)],
         "topk_mask": selections,
     }
@@ -158,6 +168,7 @@ CUDA_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "pack_mask": pack_mask,
     "unpack_mask": unpack_mask,
     "popcount": popcount,
+    "mask_counts": mask_counts,
     "mask_weight": mask_weight,
     "topk_mask": topk_mask,
 }

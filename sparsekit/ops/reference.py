@@ -55,6 +55,12 @@ def popcount(words: Tensor) -> Tensor:
     return (((v * 0x01010101) >> 24) & 0xFF).sum()
 
 
+def mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Set bits of each pair of words before, after and in both: int64 [pairs, 3]."""
+    rows = [torch.stack([popcount(b), popcount(a), popcount(b & a)]) for b, a in zip(before, after, strict=True)]
+    return torch.stack(rows)
+
+
 def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """``where(m, weight, 0)`` in ``dtype``, with the strides of ``empty_like(weight)``."""
     out = torch.empty_like(weight, dtype=dtype)

@@ -22,6 +22,7 @@ OP_NAMES = [
     "pack_mask",
     "unpack_mask",
     "popcount",
+    "mask_counts",
     "mask_weight",
     "topk_mask",
     "masked_linear",
@@ -33,6 +34,7 @@ _CONV = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
 LIBRARY.define("pack_mask(Tensor mask) -> Tensor")
 LIBRARY.define("unpack_mask(Tensor words, SymInt[] shape) -> Tensor")
 LIBRARY.define("popcount(Tensor words) -> Tensor")
+LIBRARY.define("mask_counts(Tensor[] before, Tensor[] after) -> Tensor")
 LIBRARY.define("mask_weight(Tensor weight, Tensor words, ScalarType dtype) -> Tensor")
 LIBRARY.define(
     "topk_mask(Tensor[] scores, int[] kept, str key, str scope, str nan, Tensor? warm=None, str method='bracket')"
@@ -101,6 +103,7 @@ for _name, _implementation in {
     "pack_mask": reference.pack_mask,
     "unpack_mask": reference.unpack_mask,
     "popcount": reference.popcount,
+    "mask_counts": reference.mask_counts,
     "mask_weight": reference.mask_weight,
     "topk_mask": reference.topk_mask,
     "masked_linear": _masked_linear,
@@ -121,6 +124,10 @@ def _fake_unpack(words: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _fake_popcount(words: Tensor) -> Tensor:
     return words.new_empty((), dtype=torch.int64)
+
+
+def _fake_mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    return before[0].new_empty((len(before), 3), dtype=torch.int64)
 
 
 def _fake_mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
@@ -145,6 +152,7 @@ for _name, _fake in {
     "pack_mask": _fake_pack,
     "unpack_mask": _fake_unpack,
     "popcount": _fake_popcount,
+    "mask_counts": _fake_mask_counts,
     "mask_weight": _fake_mask_weight,
     "topk_mask": _fake_topk,
     # The formulas call only ops with fakes, so shapes and strides of the fake are those of the real thing.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.gradients import Loss
-from sparsekit.mask import Masks
+from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks
-from sparsekit.nn.access import layers_by_weight
+from sparsekit.nn.access import kept_weights, layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
@@ -192,25 +192,33 @@ class BasePruner:
     def _project(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> dict[str, Tensor]:
         """Set the masks to the projection of ``scores``; returns how many entries changed and came back.
 
-        Masks stay as they were if the scores contain NaN.
+        Masks stay as they were if the scores contain NaN. The live masks are written last, when nothing can fail any more,
+        so that no error leaves some of them new and others old.
         """
         with self.cost.selection():
             projected = self.projection(scores, sparsity, key)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
-            flips, regrown, groups = [], [], layers_by_weight(self.model)
-            for name, layer in self.layers.items():
-                old, new = layer.mask_words, projected.masks[name].words
-                if projected.invalid.device.type != "cpu":
-                    new = torch.where(projected.invalid, old, new)
-                changed = old ^ new
-                flips.append(ops.popcount(changed))
-                regrown.append(ops.popcount(changed & new))
+            old = [layer.mask_words for layer in self.layers.values()]
+            new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]
+            if projected.invalid.device.type != "cpu":
+                new = [torch.where(projected.invalid, o, n) for o, n in zip(old, new, strict=True)]
+            before, after, both = ops.mask_counts(old, new).sum(0).unbind()
+            moved = {"flips": before + after - 2 * both, "regrown": after - both}
+            groups = layers_by_weight(self.model)
+            for layer, words in zip(self.layers.values(), new, strict=True):
                 for twin in groups[id(layer.weight)]:
-                    twin.mask_words.copy_(new)
-        return {"flips": torch.stack(flips).sum(), "regrown": torch.stack(regrown).sum()}
+                    twin.mask_words.copy_(words)
+        return moved
+
+    def _fitting(self, name: str, mask: Mask, layer: MaskedLayer) -> Tensor:
+        """The words of a projected mask, which a pattern of the user may have made."""
+        if mask.shape != tuple(layer.weight.shape):
+            expected = f"a mask of shape {tuple(layer.weight.shape)} for layer `{name}`"
+            raise ValueError(f"{self.name}: projection: expected {expected}, got {mask.shape}")
+        return mask.words
 
     def _warn_of_collapse(self) -> None:
-        counts = torch.stack([ops.popcount(layer.mask_words) for layer in self.layers.values()]).tolist()
+        counts = kept_weights({name: layer.mask_words for name, layer in self.layers.items()}).tolist()
         for (name, layer), count in zip(self.layers.items(), counts, strict=True):
             if count == 0 and layer.weight.numel():
                 kept = f"layer `{name}` keeps 0 of {layer.weight.numel():,} weights"

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekit.benchmarks import bench_rows, bench_step, bench_topk_mask, timing
+from sparsekit.benchmarks import bench_rows, bench_step, timing
 from sparsekit.benchmarks.rows import read_rows
 
 NUMBERS = {
@@ -45,9 +46,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bench_step, "build_network", build)
     monkeypatch.setattr(bench_step, "BATCH", 4)
-    shapes = {"small": ((4, 3, 3, 3), (5, 8)), "vector": ((7,),)}
-    monkeypatch.setattr(bench_topk_mask, "NETWORK_SHAPES", shapes)
-    monkeypatch.setattr(bench_topk_mask, "SPARSITIES", (0.5, 0.9))
     real = timing._time_all
     monkeypatch.setattr(timing, "_time_all", lambda *a: real(*a[:-2], 0, 0.0))  # no warming up, one call in a block
 
@@ -68,15 +66,6 @@ def check_rows(rows: list[dict[str, Any]], bench: str, problems: set[str], basel
 
 
 @pytest.mark.usefixtures("tiny")
-def test_rows_of_topk_mask() -> None:
-    rows = list(bench_topk_mask.run(2))
-    providers = {"kthvalue + compare", "topk + scatter", "sparsekit, packed", "sparsekit, bool"}
-    problems = {"small 0.5", "small 0.9", "vector 0.5", "vector 0.9"}
-    check_rows(rows, "topk_mask", problems, "kthvalue + compare", providers)
-    assert {(row["n"], row["tensors"]) for row in rows} == {(148, 2), (7, 1)}
-
-
-@pytest.mark.usefixtures("tiny")
 def test_rows_of_training_steps() -> None:
     rows = list(bench_step.run(2))
     steps, iterations = [r for r in rows if r["bench"] == "step"], [r for r in rows if r["bench"] == "bip iteration"]
@@ -88,36 +77,8 @@ def test_rows_of_training_steps() -> None:
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (bench_step, bench_topk_mask):
-        monkeypatch.setattr(module, "bench_rows", lambda *a, **k: pytest.fail("made a row"))
+    monkeypatch.setattr(bench_step, "bench_rows", lambda *a, **k: pytest.fail("made a row"))
     monkeypatch.setattr(timing, "_time_all", lambda *a: pytest.fail("timed"))
-
-
-def one_more(real: Callable[[list[Tensor], int], list[Tensor]]) -> Callable[[list[Tensor], int], list[Tensor]]:
-    return lambda scores, kept: real(scores, min(kept + 1, sum(s.numel() for s in scores)))
-
-
-@pytest.mark.parametrize("provider, name", [("_kthvalue", "kthvalue"), ("_topk", "topk")])
-@pytest.mark.usefixtures("tiny", "untimed")
-def test_a_selection_that_keeps_one_more_is_refused(monkeypatch: pytest.MonkeyPatch, provider: str, name: str) -> None:
-    monkeypatch.setattr(bench_topk_mask, provider, one_more(getattr(bench_topk_mask, provider)))
-    with pytest.raises(ValueError, match=f"bench_topk_mask: {name} .*: expected the masks of the stable-sort oracle"):
-        list(bench_topk_mask.run(2))
-
-
-@pytest.mark.parametrize("out", ["packed", "bool"])
-@pytest.mark.usefixtures("tiny", "untimed")
-def test_our_own_selection_is_held_to_the_oracle(monkeypatch: pytest.MonkeyPatch, out: str) -> None:
-    real = bench_topk_mask.providers
-
-    def wrong(scores: list[Tensor], kept: int) -> dict[str, Callable[[], Any]]:
-        functions = real(scores, kept)
-        flipped = functions[f"sparsekit, {out}"]
-        return functions | {f"sparsekit, {out}": lambda: [~mask for mask in flipped()]}
-
-    monkeypatch.setattr(bench_topk_mask, "providers", wrong)
-    with pytest.raises(ValueError, match=f"sparsekit, {out}: expected the masks of the stable-sort oracle"):
-        list(bench_topk_mask.run(2))
 
 
 @pytest.mark.usefixtures("tiny", "untimed")
@@ -134,17 +95,35 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
 
 
-@pytest.mark.usefixtures("tiny")
+def count_up(repeats: int, device: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """A benchmark whose row says how it was called."""
+    timings = timing.compare_times({"nothing": lambda: None}, repeats=repeats, min_block_s=0, device=device)
+    yield from bench_rows.bench_rows("counting", "none", timings, options=options)
+
+
 def test_the_command_line_appends_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "rows.jsonl"
     for _ in range(2):
         command(monkeypatch, "--repeats", "2", "--out", str(out))
-        bench_rows.main("Selection", bench_topk_mask.run)
+        bench_rows.main("Counting", count_up)
     rows, printed = read_rows(out), capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 * 16 == len(printed)
-    assert printed[0].split()[:2] == ["topk_mask", "small"] and printed[0].endswith("x kthvalue + compare")
+    assert len(rows) == 2 == len(printed) and {row["rounds"] for row in rows} == {2}
+    assert printed[0].split()[:2] == ["counting", "none"] and printed[0].endswith("x nothing")
+
+
+def test_options_of_a_benchmark_reach_it_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "rows.jsonl"
+    command(monkeypatch, "--out", str(out), "--only", "x")
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.set_defaults(repeats=3)
+        parser.add_argument("--only")
+
+    bench_rows.main("Counting", count_up, add)
+    (row,) = read_rows(out)
+    assert row["options"] == {"only": "x"} and row["rounds"] == 3
 
 
 @pytest.mark.parametrize(
@@ -154,6 +133,7 @@ def test_the_command_line_appends_rows(
         (["--repeats", "many"], "argument --repeats: invalid int value"),
         (["--device", "tpu"], "argument --device: invalid choice"),
         (["--device", "cuda"], "--device: expected a CUDA device, got none"),
+        (["--out", "/dev/null/rows.jsonl"], "--out: expected a file in a folder that can be written to, got"),
     ],
 )
 def test_bad_options(
@@ -164,8 +144,8 @@ def test_bad_options(
     message: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    command(monkeypatch, *arguments, "--out", str(tmp_path / "rows.jsonl"))
+    command(monkeypatch, "--out", str(tmp_path / "rows.jsonl"), *arguments)
     with pytest.raises(SystemExit) as caught:
-        bench_rows.main("Selection", bench_topk_mask.run)
+        bench_rows.main("Counting", count_up)
     assert caught.value.code == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "rows.jsonl").exists()

@@ -25,6 +25,27 @@ def test_sizes(name: str, tensors: int, weights: int):
     assert len(shapes) == tensors and sum(map(prod, shapes)) == weights
 
 
+def test_parameters_of_resnet50_are_torchvisions() -> None:
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        network = models.resnet50(weights=None)
+    shapes = [tuple(p.shape) for p in network.parameters()]
+    assert len(problems.RESNET50_PARAMETER_SHAPES) == 161
+    assert sorted(shapes) == sorted(problems.RESNET50_PARAMETER_SHAPES)
+
+
+def test_linear_weights_of_the_decoder_are_torchs() -> None:
+    with torch.device("meta"):
+        layer = nn.TransformerEncoderLayer(64, 4, dim_feedforward=256)
+    shapes = [tuple(p.shape) for p in layer.parameters() if p.ndim > 1]
+    assert list(problems.decoder_shapes(64, 2)) == shapes * 2
+
+
+def test_the_decoder_has_a_thousand_million_weights() -> None:
+    shapes = problems.TRANSFORMER_1B_SHAPES
+    assert len(shapes) == 80 and sum(map(prod, shapes)) == 1_006_632_960 == 12 * 2048**2 * 20
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_imagenet_shapes_are_torchvisions(name: str):
     models = pytest.importorskip("torchvision.models")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from comparison_rows import CONFIG, ENVIRONMENT, comparison
 
-from sparsekit.benchmarks.readme import EMPTY, README, RESULTS, TABLES, fill, kernel_table, main
+from sparsekit.benchmarks.readme import EMPTY, README, RESULTS, TABLES, fill, kernel_table, main, topk_table
 from sparsekit.benchmarks.rows import append_row, read_rows
 
 TEXT = """# x
@@ -75,6 +75,58 @@ def test_kernel_table_takes_the_last_row_and_names_losses() -> None:
     assert "9.00×" not in text and "0.50× (slower)" in text and text.count("topk_mask") == 1
     other = bench(environment=ENVIRONMENT | {"gpu": {"name": "Example GPU"}})
     assert kernel_table([bench(), other]).count("topk_mask") == 2
+
+
+def topk(provider: str, ratio: float, problem: str = "1e6/float32/normal/20%", **changes: Any) -> dict[str, Any]:
+    facts = {"baseline": "kthvalue + compare", "contents": problem.split("/")[2], "floor_ratio": 4.0}
+    return bench(problem=problem, provider=provider, ratio=ratio, **facts) | changes
+
+
+def cells(text: str) -> list[list[str]]:
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [lines[0], *lines[2:]]
+
+
+def test_topk_table_has_one_line_for_each_problem() -> None:
+    rows = [
+        topk("kthvalue + compare", 1.0, note="not exact under ties"),
+        topk("topk + scatter", 0.5),
+        topk("copy floor", 80.0),
+        topk("sparsekit, packed", 20.0),
+        topk("topk + scatter", 0.5, "resnet50-161/bfloat16/normal/5%"),
+        topk("sparsekit, packed", 0.25, "resnet50-161/bfloat16/normal/5%", median_s=2.0, floor_ratio=1.25),
+        topk("kthvalue + compare", 1.0, "1e7/float32/two/5%"),  # nothing of ours: no line
+    ]
+    space = "\N{NO-BREAK SPACE}"
+    assert cells(topk_table(rows)) == [
+        ["scores", "kept", "packed masks", "times the copy", "against kthvalue + compare", "against topk + scatter"],
+        ["1e6 float32 normal", "20%", f"1.00{space}ms", "4.00×", "20.0× †", "40.0×"],
+        ["resnet50-161 bfloat16 normal", "5%", f"2.00{space}s", "1.25×", "–", "0.50× (slower)"],
+    ]
+
+
+def test_topk_table_takes_the_last_row_of_each_machine() -> None:
+    other = {"environment": ENVIRONMENT | {"gpu": {"name": "Example GPU"}}}
+    late = {"environment": ENVIRONMENT | {"timestamp": "2026-11-22T03:00:00+00:00"}}
+    rows = [
+        topk("kthvalue + compare", 1.0),
+        topk("sparsekit, packed", 20.0),
+        topk("sparsekit, packed", 30.0, **late),
+        topk("kthvalue + compare", 1.0, **other),
+    ]
+    text = topk_table(rows)
+    assert "30.0×" in text and "20.0×" not in text and "Example GPU" not in text
+    text = topk_table([*rows, topk("sparsekit, packed", 70.0, **other)])
+    assert text.count("| scores |") == 2 and "70.0×" in text and "Example GPU" in text
+    assert topk_table([topk("kthvalue + compare", 1.0)]) == EMPTY
+
+
+def test_every_kernel_row_is_shown_in_one_table() -> None:
+    old, new = bench(), topk("sparsekit, packed", 20.0)
+    assert kernel_table([new]) == EMPTY == topk_table([old])
+    assert kernel_table([old, new]) == kernel_table([old]) and topk_table([old, new]) == topk_table([new])
+    committed = [row for row in read_rows(RESULTS) if row.get("bench") == "topk_mask" and "contents" not in row]
+    assert len(committed) >= 48 and all(row["problem"] in kernel_table(committed) for row in committed)
 
 
 @pytest.mark.parametrize(

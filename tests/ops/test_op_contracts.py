@@ -45,6 +45,7 @@ def op_samples() -> dict[str, list[tuple]]:
         "pack_mask": [(mask_of(weight),), (mask_of(image),), (torch.ones((), dtype=torch.bool),)],
         "unpack_mask": [(words, [5, 40]), (image_words, [4, 6, 3, 3])],
         "popcount": [(words,)],
+        "mask_counts": [([words, image_words], [words.flip(0), image_words]), ([words], [words])],
         "mask_weight": [(weight, words, torch.bfloat16), (image, image_words, torch.float32)],
         "topk_mask": [([weight, image], [50], "magnitude", "global", "error"), ([weight], [3], "value", "row", "drop")],
         "key_histogram": [([weight, image], torch.tensor(0), 20, 2048, "magnitude", "error")],
@@ -186,6 +187,19 @@ def test_compile_of_selection_and_packing() -> None:
     z, count, invalid = project(scores)
     assert count.item() == 20 and not invalid and z.count_nonzero() == 20
     assert torch.equal(z, ops.mask_weight(scores, ops.topk_mask([scores], 20).masks[0]))
+
+
+def test_compile_of_mask_comparisons() -> None:
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def compare(before: list[Tensor], after: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return ops.mask_iou(before, after), ops.flip_rate(before, after, numel=400), ops.regrow_count(before, after)
+
+    before, after = ([ops.pack_mask(mask_of(rand(5, 40)) ^ flip) for _ in range(2)] for flip in (False, True))
+    assert [figure.item() for figure in compare(before, after)] == [
+        0.0,
+        1.0,
+        int(ops.mask_counts(after, after)[:, 0].sum()),
+    ]
 
 
 @pytest.mark.parametrize("strict", [False, True])

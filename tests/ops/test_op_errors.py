@@ -38,6 +38,41 @@ ERRORS = [
     ),
     (lambda: ops.popcount(M.long()), TypeError, "popcount: words: expected dtype torch.int32, got torch.int64"),
     (
+        lambda: ops.mask_counts([M, M.long()], [M, M]),
+        TypeError,
+        "mask_counts: before[1]: expected an int32 tensor of words, got torch.int64",
+    ),
+    (
+        lambda: ops.mask_iou(M, [True]),
+        TypeError,
+        "mask_iou: after[0]: expected an int32 tensor of words, got bool",
+    ),
+    (
+        lambda: ops.regrow_count([M, M], M),
+        ValueError,
+        "regrow_count: after: expected 2 tensors (before's), got 1",
+    ),
+    (
+        lambda: ops.mask_counts([M, M], [M, KM]),
+        ValueError,
+        "mask_counts: after[1]: expected shape (5, 1) (before's), got (5, 2)",
+    ),
+    (
+        lambda: ops.mask_counts([M, M], [M, M.to("meta")]),
+        ValueError,
+        "mask_counts: after[1]: expected device cpu, got meta",
+    ),
+    (
+        lambda: ops.flip_rate(M, M, numel=161),
+        ValueError,
+        "flip_rate: numel: expected an int in [0, 160], got 161",
+    ),
+    (
+        lambda: ops.flip_rate(M, M, numel=True),
+        ValueError,
+        "flip_rate: numel: expected an int in [0, 160], got True",
+    ),
+    (
         lambda: ops.mask_weight(W.t(), M),
         ValueError,
         "mask_weight: words: expected shape (8, 1) for weight (8, 5), got (5, 1)",

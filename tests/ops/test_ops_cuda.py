@@ -37,6 +37,9 @@ def test_words(shape: tuple[int, ...]) -> None:
     assert on_device.is_cuda and torch.equal(on_device.cpu(), words)
     assert torch.equal(ops.unpack_mask(on_device, shape).cpu(), mask)
     assert ops.popcount(on_device).item() == mask.sum().item()
+    others = ops.pack_mask(~mask.to(DEVICE))
+    counts = ops.mask_counts([on_device, others], [others, others])
+    assert counts.is_cuda and torch.equal(counts.cpu(), ops.mask_counts([words, others.cpu()], [others.cpu()] * 2))
     poisoned = torch.where(mask, weight, torch.nan)
     for target in (torch.float32, torch.bfloat16):
         got = ops.mask_weight(poisoned.to(DEVICE), on_device, target)
@@ -71,6 +74,11 @@ def test_selection_does_not_wait_for_the_device(no_waiting: None) -> None:
     for nan in ("error", "drop", "keep"):
         ops.topk_mask(scores, 700, nan=nan)
         ops.topk_mask(scores, [300, 20], scope="tensor", nan=nan)
+
+
+def test_comparing_masks_does_not_wait_for_the_device(no_waiting: None) -> None:
+    before, after = ([ops.pack_mask(torch.rand(50, 60, device=DEVICE) < 0.5) for _ in range(3)] for _ in range(2))
+    ops.mask_iou(before, after), ops.regrow_count(before, after), ops.flip_rate(before, after, numel=9000)
 
 
 def layers() -> Iterator[tuple[nn.Module, tuple[int, ...]]]:

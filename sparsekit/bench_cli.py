@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands under ``sparsekit bench``: kernel benchmarks on the user's own machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sparsekit.console import ERR, OUT, Json, reported
+
+bench_app = typer.Typer(no_args_is_help=True, help="Time kernels on this machine, each checked before it is timed.")
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Time kernels on this machine, each checked before it is timed."""
+
+
+@bench_app.command()
+def topk(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    out: Annotated[Path, typer.Option(help="JSONL file that rows are added to.")] = Path("runs/bench.jsonl"),
+    repeats: Annotated[int, typer.Option(help="Rounds; what takes over a second gets at most 3.")] = 10,
+    full: Annotated[bool, typer.Option("--full", help="All sizes, contents and counts, not the quick set.")] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="The full set, on a CPU too with more than 1e8 entries.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help="Glob on names of problems, such as '1e7/*/20%'.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the exact top-k mask against kthvalue, topk, sort, partition and a copy of the same bytes."""
+    with reported("finished rows are kept"):
+        from sparsekit.benchmarks import bench_rows
+        from sparsekit.benchmarks.topk_problems import choose_problems
+
+        bench_rows.check_options(repeats, device, out)
+        rows = _measure(choose_problems(device, full=full, large=large, only=only), repeats, device, out)
+        if as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            OUT.print(_table(rows))
+            OUT.print(f"rows: {out}", highlight=False)
+
+
+def _measure(problems: list[Any], repeats: int, device: str, out: Path) -> list[dict[str, Any]]:
+    from sparsekit.benchmarks.bench_topk_mask import measure
+    from sparsekit.benchmarks.rows import append_row
+
+    rows = []
+    for number, problem in enumerate(problems, 1):
+        ERR.print(f"{number}/{len(problems)} {problem.name}", highlight=False)
+        for row in measure(problem, repeats, device):
+            append_row(out, row)
+            rows.append(row)
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from sparsekit.benchmarks.reporting.wording import seconds_text, times
+
+    caption = "ratio: time of a problem's first provider over own time; times the copy: own time over the copy's"
+    table = Table(title="top-k masks", caption=caption + "; †: keeps all ties, so more than asked")
+    table.add_column("problem, provider")
+    for name in ("median", "ratio", "times the copy"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if row["provider"] == row["baseline"]:
+            table.add_section()
+            table.add_row(row["problem"])
+        name = f"  {row['provider']}" + (" †" if "note" in row else "")
+        table.add_row(name, seconds_text(row["median_s"]), times(row["ratio"]), times(row["floor_ratio"]))
+    return table

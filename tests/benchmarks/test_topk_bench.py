@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of top-k masks on tiny problems: who takes part, what rows say, and that nothing wrong is ever timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_topk
+import torch
+from torch import Tensor
+
+from sparsekit import ops
+from sparsekit.benchmarks import bench_rows, gpu, timing, topk_checks, topk_providers
+from sparsekit.benchmarks import bench_topk_mask as bench
+from sparsekit.benchmarks.rows import read_rows
+from sparsekit.benchmarks.topk_checks import CONTRACT
+from sparsekit.benchmarks.topk_problems import TopkProblem, choose_problems
+from sparsekit.benchmarks.topk_providers import FLOOR, PACKED, Provider, providers
+
+IDIOMS = ["kthvalue + compare", "topk + scatter", "sort + scatter", "np.partition + compare"]
+OURS = [PACKED, "sparsekit, bool"]
+VECTOR = TopkProblem("8", ((8,),), "float32", "normal", 0.5)
+LIST = TopkProblem("small", tiny_topk.LISTS["small"], "float32", "normal", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_topk.shrink(monkeypatch)
+    # What a library that offers more than this one adds is tested by itself.
+    monkeypatch.delattr(ops, "topk_mask_radix", raising=False)
+
+
+def names(problem: TopkProblem, device: str = "cpu") -> list[str]:
+    return [provider.name for provider in providers(problem, device) if provider.name != "sparsekit, warm"]
+
+
+def test_who_takes_part() -> None:
+    assert names(VECTOR) == [*IDIOMS, FLOOR, *OURS]
+    assert names(LIST) == [*IDIOMS, "BiP as released", FLOOR, *OURS]
+    pair = TopkProblem("pair", tiny_topk.OVERHEAD["pair"], "float32", "normal", 0.5)
+    assert names(pair) == ["sparsekit, one tensor", "topk + scatter", FLOOR, *OURS]
+    assert "np.partition + compare" not in names(VECTOR, "cuda")
+
+
+def test_rows() -> None:
+    rows = list(bench.run(2))
+    assert list(dict.fromkeys(row["problem"] for row in rows)) == tiny_topk.QUICK_NAMES
+    by_name = {problem.name: problem for problem in choose_problems("cpu")}
+    for row in rows:
+        assert json.loads(json.dumps(row, allow_nan=False)) == row
+        problem = by_name[row["problem"]]
+        assert (row["bench"], row["kind"], row["device"], row["torch"]) == (
+            "topk_mask",
+            "bench",
+            "cpu",
+            torch.__version__,
+        )
+        assert (row["n"], row["tensors"], row["kept"]) == (problem.numel, len(problem.shapes), problem.kept)
+        assert (row["dtype"], row["contents"]) == (problem.dtype, problem.contents)
+        assert row["kept_fraction"] == problem.kept_fraction and row["rounds"] == 2
+        floor = next(r for r in rows if r["problem"] == row["problem"] and r["provider"] == FLOOR)
+        assert row["floor_ratio"] == row["median_s"] / floor["median_s"] and ("kept_found" in row) == (row is not floor)
+    for problem in by_name.values():
+        found = [row for row in rows if row["problem"] == problem.name]
+        assert [r["provider"] for r in found if r["provider"] != "sparsekit, warm"] == names(problem)
+        assert {row["baseline"] for row in found} == {found[0]["provider"]}
+
+
+def test_who_keeps_all_ties_is_marked() -> None:
+    rows = {row["provider"]: row for row in bench.run(1, only="*/two/*")}
+    marked = {name for name, row in rows.items() if "note" in row}
+    assert marked == {"kthvalue + compare", "np.partition + compare"}
+    assert rows["kthvalue + compare"]["note"] == "not exact under ties"
+    assert rows["kthvalue + compare"]["kept_found"] > 20 == rows["sort + scatter"]["kept_found"] == rows[PACKED]["kept"]
+
+
+def test_the_copy_moves_the_bytes_of_a_selection() -> None:
+    for scores, moved in (([torch.ones(33)], 33 * 4 + 5), ([torch.ones(64).bfloat16(), torch.ones(3)], 136 + 13)):
+        copy = topk_providers._copy(scores, 1)
+        (target,) = copy()
+        assert target.dtype == torch.uint8 and target.numel() == -(-moved // 2) and bool((target == 1).all())
+
+
+# What others than this library, or a later version of it, may offer
+
+
+def select(provider: Provider, problem: TopkProblem = LIST) -> Sequence[Tensor]:
+    scores = problem.scores("cpu")
+    masks = provider.prepare(scores, problem.kept)()
+    check = topk_checks.TopkCheck(scores, problem.kept)
+    check(PACKED, ops.topk_mask(scores, problem.kept).masks, CONTRACT)
+    assert provider.rule is not None and check(provider.name, masks, provider.rule) == problem.kept
+    return masks
+
+
+def find(name: str, problem: TopkProblem = LIST, device: str = "cpu") -> Provider:
+    return next(provider for provider in providers(problem, device) if provider.name == name)
+
+
+def test_radix_takes_part_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def radix(scores: list[Tensor], kept: int, *, key: str) -> ops.Selection:
+        calls.append(key)
+        return ops.topk_mask(scores, kept, key=key)
+
+    monkeypatch.setattr(ops, "topk_mask_radix", radix, raising=False)
+    provider = find("sparsekit radix")
+    assert provider.ours and provider.rule == CONTRACT and len(select(provider)) == 2 and calls == ["magnitude"]
+
+
+def test_warm_takes_part_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, given = ops.topk_mask, []
+
+    def warmed(scores: list[Tensor], kept: int, *, out: str = "words", warm: Tensor | None = None) -> ops.Selection:
+        given.append(warm)
+        return real(scores, kept, out=out)
+
+    monkeypatch.setattr(ops, "topk_mask", warmed)
+    provider, scores = find("sparsekit, warm"), LIST.scores("cpu")
+    function = provider.prepare(scores, LIST.kept)
+    assert given == [None]  # what finds the threshold is not timed
+    function()
+    keys = torch.cat([s.reshape(-1) for s in scores]).abs()
+    assert given[1] == keys.sort(descending=True).values[LIST.kept - 1] and given[1].ndim == 0
+    assert provider.rule == CONTRACT
+
+
+def test_cupy_takes_part_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk_providers.importlib.util, "find_spec", lambda name: None)
+    assert "cupy.partition + compare" not in names(VECTOR, "cuda")
+    monkeypatch.setattr(topk_providers.importlib.util, "find_spec", lambda name: name == "cupy" or None)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(from_dlpack=np.from_dlpack, partition=np.partition))
+    assert "cupy.partition + compare" in names(VECTOR, "cuda")
+    for problem in (LIST, replace(LIST, dtype="bfloat16", sparsity=0.99)):
+        select(find("cupy.partition + compare", problem, "cuda"), problem)
+
+
+# Slow ones
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> set[Callable[..., Any]]:
+    """Selections that are said to take two seconds; the others take none."""
+    chosen: set[Callable[..., Any]] = set()
+
+    def seconds(function: Any, device: torch.device) -> tuple[float, Any]:
+        return 2.0 if getattr(function, "func", None) in chosen else 0.0, function()
+
+    monkeypatch.setattr(bench, "_seconds", seconds)
+    return chosen
+
+
+def test_slow_idioms_get_three_rounds_beside_the_baseline(slow: set[Callable[..., Any]]) -> None:
+    slow.add(topk_providers._sort)
+    rows = bench.measure(LIST, 5, "cpu")
+    assert [row["provider"] for row in rows][:3] == IDIOMS[:3]
+    assert {row["provider"]: row["rounds"] for row in rows if row["rounds"] != 5} == {"sort + scatter": 3}
+    assert [row["rounds"] for row in bench.measure(LIST, 2, "cpu")] == [2] * len(rows)
+
+
+def test_beside_a_slow_baseline_all_get_three_rounds(slow: set[Callable[..., Any]]) -> None:
+    slow.add(topk_providers._kthvalue)
+    rows = bench.measure(VECTOR, 5, "cpu")
+    assert {row["rounds"] for row in rows} == {3} and {row["baseline"] for row in rows} == {"kthvalue + compare"}
+
+
+def test_of_very_large_problems_slow_idioms_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, slow: set[Callable[..., Any]]
+) -> None:
+    monkeypatch.setattr(bench, "LARGEST", 7)
+    monkeypatch.setattr(bench, "PROBE", 4)
+    slow |= {topk_providers._kthvalue, topk_providers._partition, topk_providers._packed}
+    rows = bench.measure(VECTOR, 2, "cpu")
+    found = [row["provider"] for row in rows if row["provider"] != "sparsekit, warm"]
+    assert found == ["topk + scatter", "sort + scatter", FLOOR, *OURS]
+    assert {row["baseline"] for row in rows} == {"topk + scatter"}
+    slow |= {topk_providers._topk, topk_providers._sort}
+    assert {row["baseline"] for row in bench.measure(VECTOR, 2, "cpu")} == {FLOOR}
+
+
+# Nothing wrong is timed
+
+
+def one_more(select: Callable[[list[Tensor], int], Any]) -> Callable[[list[Tensor], int], Any]:
+    return lambda scores, kept: select(scores, kept + 1)
+
+
+@pytest.mark.parametrize("limit", [topk_checks.SORTED_LIMIT, 0], ids=["sorted", "proven"])
+@pytest.mark.parametrize(
+    "function", ["_kthvalue", "_topk", "_sort", "_partition", "_released_bip", "_packed", "_bool", "_one_tensor"]
+)
+def test_who_keeps_one_more_is_refused(monkeypatch: pytest.MonkeyPatch, function: str, limit: int) -> None:
+    monkeypatch.setattr(topk_checks, "SORTED_LIMIT", limit)
+    monkeypatch.setattr(timing, "_time_all", lambda *a: pytest.fail("timed"))
+    monkeypatch.setattr(topk_providers, function, one_more(getattr(topk_providers, function)))
+    with pytest.raises(ValueError, match=r"^bench topk: .*: expected .*, got "):
+        list(bench.run(2, only="pair/*" if function == "_one_tensor" else "small/*"))
+
+
+# Its own command line
+
+
+def test_the_program_appends_rows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--out", str(out), "--repeats", "1", "--full", "--only", "8/*/equal/?0%"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    bench_rows.main("Selection", bench.run, bench.add_options)
+    assert {row["problem"] for row in read_rows(out)} == {
+        f"8/{dtype}/equal/{kept}%" for dtype in ("float32", "bfloat16") for kept in (20, 50, 80)
+    }
+
+
+def test_its_help_can_be_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        bench_rows.main(bench.__doc__ or "", bench.run, bench.add_options)
+    assert caught.value.code == 0 and "'1e7/*/20%'" in capsys.readouterr().out
+
+
+def test_it_is_a_job_of_make_gpu_and_its_parts_are_not() -> None:
+    jobs = [job.name for job in gpu.find_jobs(gpu.ROOT) if "topk" in job.name and job.name.startswith("benchmarks")]
+    assert jobs == ["benchmarks/bench_topk_mask.py"]
