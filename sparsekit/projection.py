@@ -81,7 +81,9 @@ class Projection:
         return {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
 
     @torch.no_grad()
-    def __call__(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> Projected:
+    def __call__(
+        self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude", warm: Tensor | None = None
+    ) -> Projected:
         """Masks that keep the best-scored units. All processes of the group, or of the mesh of DTensors, have to call.
 
         Args:
@@ -90,6 +92,7 @@ class Projection:
                 budgets and ties are those of the whole tensors, and the masks' words are spread as the scores.
             sparsity: fraction of units removed, in [0, 1).
             key: rank single weights by "magnitude" or "value"; units by the norm or the sum of theirs.
+            warm: what ``warm_start`` made, kept from call to call over similar scores: it saves time and is overwritten.
 
         Raises:
             ValueError: no scores, a sparsity out of range, an allocation that does not fit the layers, a pattern whose
@@ -107,7 +110,7 @@ class Projection:
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
         if floor:
             return self._with_floor(scores, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
-        return self._projected(scores, *self._select(values, budget, key, group))
+        return self._projected(scores, *self._select(values, budget, key, group, warm))
 
     def _planned(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> Budget:
         """The budget of these scores, once they and the other arguments are known to be right."""
@@ -155,18 +158,22 @@ class Projection:
         unit_shape = self.pattern.unit_shape(scores.shape)
         return shards.on_parts(lambda s: self.pattern.unit_scores(s, key), scores, shape=unit_shape)
 
+    def warm_start(self, layers: int, device: torch.device) -> Tensor:
+        """State for ``warm`` that knows nothing yet, for scores of so many layers on a device."""
+        return ops.warm_start(1 if isinstance(self.allocation, Global) else layers, device)
+
     def _select(
-        self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None
+        self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None, warm: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
         """Masks of the best units, as words of single weights or bool of larger units, and whether NaN makes them invalid."""
         options = {"key": key, "nan": self.nan, "out": "words" if isinstance(self.pattern, Unstructured) else "bool"}
         if isinstance(budget, int):
             if group is None:
-                return ops.topk_mask(values, budget, **options)
+                return ops.topk_mask(values, budget, warm=warm, **options)
             return ops.dist_topk_mask(values, budget, group=self.group, **options)
         kept = list(budget.values())
         if group is None or self.group is not None:
-            masks, invalid = ops.topk_mask(values, kept, scope="tensor", **options)
+            masks, invalid = ops.topk_mask(values, kept, scope="tensor", warm=warm, **options)
             return masks, invalid if group is None else ops.any_rank(invalid, group)
         parts = [ops.dist_topk_mask([v], n, **options) for v, n in zip(values, kept, strict=True)]
         return [part.masks[0] for part in parts], torch.stack([part.invalid for part in parts]).any()

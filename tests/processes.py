@@ -63,9 +63,9 @@ def _work(rank: int, world: int, folder: str, module: str, names: list[str]) -> 
 
 def run(world: int, module: str, names: list[str], folder: Path) -> dict[str, list[str]]:
     """Runs ``module.name(rank, world)`` for all names, in order, in ``world`` processes: name -> what each rank reports."""
-    # A server that has imported torch and the jobs once forks the processes.
+    # A server that has done the slow imports once forks the processes.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload(["sparsekit", "torch.distributed.tensor", "numpy"])
     arguments = [(rank, world, str(folder), module, names) for rank in range(world)]
     processes = [context.Process(target=_work, args=a, daemon=True) for a in arguments]
     for process in processes:

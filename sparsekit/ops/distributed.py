@@ -205,13 +205,15 @@ def _quotas(limit: _Threshold, scores: Sequence[Tensor], group: Any) -> Tensor:
     """How many of the keys equal to the threshold each tensor here may keep, the first ones: int64 [tensors]."""
     order, device = _order(scores, group), limit.own.device
     own = limit.own if order.by_tensor else limit.own.sum(0, keepdim=True)
-    table = agreement.gather(own.to(agreement.carrier(group, device)), group).to(device)[order.places].t()
+    rows = agreement.gather(own.to(agreement.carrier(group, device)), group).to(device).unbind(0)
+    # Stacked row by row: a list of indices would have to be copied to the device, for which the host would wait.
+    table = torch.stack([rows[place] for place in order.places], dim=1)
     left = _left(limit.ties, table.reshape(-1)).view(table.shape)
     if not order.by_tensor:
         return _left(left[0, order.place], limit.own)
     # Every process keeps of a replicated tensor what the one does that has counted it.
     owners = [0 if shards.is_replicated(s) else order.place for s in scores]
-    return left.gather(1, torch.tensor(owners, device=device)[:, None])[:, 0]
+    return torch.stack([shares[owner] for shares, owner in zip(left.unbind(0), owners, strict=True)])
 
 
 def _left(ties: Tensor, counts: Tensor) -> Tensor:

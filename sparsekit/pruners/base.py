@@ -94,6 +94,8 @@ class BasePruner:
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}
+        # Scores move little from step to step, so each selection begins where the last one ended.
+        self._warm = self.projection.warm_start(len(self.layers), self.cost.device)
 
     @property
     def masks(self) -> Masks:
@@ -196,7 +198,7 @@ class BasePruner:
         so that no error leaves some of them new and others old.
         """
         with self.cost.selection():
-            projected = self.projection(scores, sparsity, key)
+            projected = self.projection(scores, sparsity, key, self._warm)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
             old = [layer.mask_words for layer in self.layers.values()]
             new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]

@@ -112,7 +112,7 @@ def lists(rank: int, world: int) -> None:
 
 
 def one_nan(rank: int, world: int) -> None:
-    """A single NaN on one rank is known to all; and a case by hand: ties go through the ranks in order."""
+    """A single NaN on one rank is known to all. By hand: ties go through the ranks in order."""
     for holder in range(world):
         scores = torch.ones(2, 3)
         if rank == holder:
@@ -121,12 +121,10 @@ def one_nan(rank: int, world: int) -> None:
             masks, invalid = ops.dist_topk_mask([scores], world * 6, nan=nan, out="bool")
             assert bool(invalid) == (nan == "error")
             assert torch.equal(masks[0], ~scores.isnan() if nan != "keep" else torch.ones(2, 3, dtype=torch.bool))
-    masks, invalid = ops.dist_topk_mask(
-        [torch.tensor([-2.0, 1.0]), torch.tensor([2.0])], 3 if world > 1 else 1, out="bool"
-    )
-    assert [m.tolist() for m in masks] == [[[True, False], [rank == 0 and world > 1]], [[rank == 1, False], [False]]][
-        rank != 0
-    ]
+    scores = [torch.tensor([-2.0, 1.0]), torch.tensor([2.0])]
+    masks, invalid = ops.dist_topk_mask(scores, 3 if world > 1 else 1, out="bool")
+    expected = {0: [[True, False], [world > 1]], 1: [[True, False], [False]]}
+    assert [m.tolist() for m in masks] == expected.get(rank, [[False, False], [False]])
     assert not bool(invalid)
 
 
