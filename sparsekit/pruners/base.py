@@ -95,7 +95,7 @@ class BasePruner:
         self._step = 0
         self._problems: dict[str, Tensor] = {}
         # Scores move little from step to step, so each selection begins where the last one ended.
-        self._warm = self.projection.warm_start(len(self.layers), self.cost.device)
+        self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
 
     @property
     def masks(self) -> Masks:
