@@ -129,7 +129,7 @@ def _seconds(function: Callable[[], Any], device: torch.device) -> tuple[float, 
 def _timed(entries: dict[str, Entry], repeats: int, device: str) -> dict[str, Timing]:
     """Timings of all entries against the first; the slow ones in a group of their own, with few rounds, beside it."""
     baseline = next(iter(entries))
-    slow = [name for name, entry in entries.items() if entry.slow and name != baseline]
+    slow = [name for name, entry in entries.items() if entry.slow]
     fast = [name for name in entries if name not in slow]
     if entries[baseline].slow:
         slow, fast, repeats = [], list(entries), min(repeats, SLOW_ROUNDS)
