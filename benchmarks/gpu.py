@@ -4,8 +4,8 @@
     python -m sparsekit.benchmarks.gpu --budget 480
 
 A job that passed on this device with this source is not run again; the rest waits for the next call. Jobs are every
-test file with tests marked ``gpu``, the kernels under compute-sanitizer, and every program ``benchmarks/bench_*.py`` that serves CUDA, which is run as
-``python -m sparsekit.benchmarks.bench_<name> --device cuda`` and appends its rows itself.
+test file with tests marked ``gpu``, the kernels under compute-sanitizer, and every program ``benchmarks/bench_*.py`` that
+serves CUDA, which is run as ``python -m sparsekit.benchmarks.bench_<name> --device cuda`` and appends its rows itself.
 """
 
 from __future__ import annotations

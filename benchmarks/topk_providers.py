@@ -7,11 +7,9 @@ All rank by magnitude over a list of tensors. The idioms concatenate a list firs
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -121,10 +119,9 @@ def _bool(scores: list[Tensor], kept: int) -> list[Tensor]:
 
 
 def _warm(scores: list[Tensor], kept: int) -> Callable[[], list[Tensor]]:
-    """Words, from the threshold of an earlier selection, here of the same scores."""
-    masks = ops.topk_mask(scores, kept, out="bool").masks
-    smallest = [s.abs().masked_fill(~m, torch.inf).min() for s, m in zip(scores, masks, strict=True) if m.numel()]
-    warm: Any = torch.stack(smallest).min()
+    """Words, starting each time where the last selection, here of the same scores, ended."""
+    warm = ops.warm_start(1, scores[0].device)
+    ops.topk_mask(scores, kept, warm=warm)
     return lambda: ops.topk_mask(scores, kept, warm=warm).masks
 
 
@@ -169,10 +166,8 @@ def providers(problem: TopkProblem, device: str) -> Iterator[Provider]:
             yield _provider("cupy.partition + compare", _cupy_partition, THRESHOLD)
         if len(problem.shapes) > 1:
             yield _provider("BiP as released", _released_bip, COUNT)
-    if hasattr(ops, "topk_mask_radix"):
-        yield _provider("sparsekit radix", _radix, CONTRACT)
+    yield _provider("sparsekit radix", _radix, CONTRACT)
     yield Provider(FLOOR, _copy, None)
     yield _provider(PACKED, _packed, CONTRACT)
     yield _provider("sparsekit, bool", _bool, CONTRACT)
-    if "warm" in inspect.signature(ops.topk_mask).parameters:
-        yield Provider("sparsekit, warm", _warm, CONTRACT)
+    yield Provider("sparsekit, warm", _warm, CONTRACT)

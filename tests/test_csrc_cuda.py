@@ -68,7 +68,9 @@ def test_mask_counts(place: Place) -> None:
     before, after = ([torch.randint(info.min, info.max, (n,), dtype=torch.int32) for n in sizes] for _ in range(2))
     want = torch.tensor([[int(ops.popcount(w)) for w in (b, a, b & a)] for b, a in zip(before, after, strict=True)])
     for skip in (0, 1, 4):
-        there = [[torch.cat([w.new_zeros(skip), w]).to(place.device)[skip:] for w in group] for group in (before, after)]
+        there = [
+            [torch.cat([w.new_zeros(skip), w]).to(place.device)[skip:] for w in group] for group in (before, after)
+        ]
         counts = torch.full((len(sizes) + 1, 3), -7, device=place.device)
         pointers = [[w.data_ptr() for w in group] for group in there]
         place.module.cuda_mask_counts(*pointers, sizes, counts.data_ptr(), *place.queue)
@@ -81,7 +83,8 @@ def test_replayed_counts_start_from_zero() -> None:
 
     def run() -> None:
         stream = torch.cuda.current_stream().cuda_stream
-        _C.cuda_mask_counts([words.data_ptr()], [words.data_ptr()], [9000], counts.data_ptr(), torch.cuda.current_device(), stream)
+        pointers, device = [words.data_ptr()], torch.cuda.current_device()
+        _C.cuda_mask_counts(pointers, pointers, [9000], counts.data_ptr(), device, stream)
 
     run()
     graph = torch.cuda.CUDAGraph()

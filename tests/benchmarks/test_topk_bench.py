@@ -25,7 +25,8 @@ from sparsekit.benchmarks.topk_problems import TopkProblem, choose_problems
 from sparsekit.benchmarks.topk_providers import FLOOR, PACKED, Provider, providers
 
 IDIOMS = ["kthvalue + compare", "topk + scatter", "sort + scatter", "np.partition + compare"]
-OURS = [PACKED, "sparsekit, bool"]
+RADIX = "sparsekit radix"
+OURS = [PACKED, "sparsekit, bool", "sparsekit, warm"]
 VECTOR = TopkProblem("8", ((8,),), "float32", "normal", 0.5)
 LIST = TopkProblem("small", tiny_topk.LISTS["small"], "float32", "normal", 0.5)
 
@@ -33,19 +34,17 @@ LIST = TopkProblem("small", tiny_topk.LISTS["small"], "float32", "normal", 0.5)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_topk.shrink(monkeypatch)
-    # What a library that offers more than this one adds is tested by itself.
-    monkeypatch.delattr(ops, "topk_mask_radix", raising=False)
 
 
 def names(problem: TopkProblem, device: str = "cpu") -> list[str]:
-    return [provider.name for provider in providers(problem, device) if provider.name != "sparsekit, warm"]
+    return [provider.name for provider in providers(problem, device)]
 
 
 def test_who_takes_part() -> None:
-    assert names(VECTOR) == [*IDIOMS, FLOOR, *OURS]
-    assert names(LIST) == [*IDIOMS, "BiP as released", FLOOR, *OURS]
+    assert names(VECTOR) == [*IDIOMS, RADIX, FLOOR, *OURS]
+    assert names(LIST) == [*IDIOMS, "BiP as released", RADIX, FLOOR, *OURS]
     pair = TopkProblem("pair", tiny_topk.OVERHEAD["pair"], "float32", "normal", 0.5)
-    assert names(pair) == ["sparsekit, one tensor", "topk + scatter", FLOOR, *OURS]
+    assert names(pair) == ["sparsekit, one tensor", "topk + scatter", RADIX, FLOOR, *OURS]
     assert "np.partition + compare" not in names(VECTOR, "cuda")
 
 
@@ -69,7 +68,7 @@ def test_rows() -> None:
         assert row["floor_ratio"] == row["median_s"] / floor["median_s"] and ("kept_found" in row) == (row is not floor)
     for problem in by_name.values():
         found = [row for row in rows if row["problem"] == problem.name]
-        assert [r["provider"] for r in found if r["provider"] != "sparsekit, warm"] == names(problem)
+        assert [r["provider"] for r in found] == names(problem)
         assert {row["baseline"] for row in found} == {found[0]["provider"]}
 
 
@@ -104,33 +103,24 @@ def find(name: str, problem: TopkProblem = LIST, device: str = "cpu") -> Provide
     return next(provider for provider in providers(problem, device) if provider.name == name)
 
 
-def test_radix_takes_part_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def radix(scores: list[Tensor], kept: int, *, key: str) -> ops.Selection:
-        calls.append(key)
-        return ops.topk_mask(scores, kept, key=key)
-
-    monkeypatch.setattr(ops, "topk_mask_radix", radix, raising=False)
-    provider = find("sparsekit radix")
-    assert provider.ours and provider.rule == CONTRACT and len(select(provider)) == 2 and calls == ["magnitude"]
+def test_radix_and_warm_keep_the_contract() -> None:
+    for name in (RADIX, "sparsekit, warm"):
+        assert find(name).rule == CONTRACT and len(select(find(name))) == 2
 
 
-def test_warm_takes_part_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_begins_where_an_earlier_selection_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     real, given = ops.topk_mask, []
 
-    def warmed(scores: list[Tensor], kept: int, *, out: str = "words", warm: Tensor | None = None) -> ops.Selection:
-        given.append(warm)
-        return real(scores, kept, out=out)
+    def watched(scores: list[Tensor], kept: int, *, warm: Tensor) -> ops.Selection:
+        given.append(warm.clone())
+        return real(scores, kept, warm=warm)
 
-    monkeypatch.setattr(ops, "topk_mask", warmed)
-    provider, scores = find("sparsekit, warm"), LIST.scores("cpu")
-    function = provider.prepare(scores, LIST.kept)
-    assert given == [None]  # what finds the threshold is not timed
+    monkeypatch.setattr(ops, "topk_mask", watched)
+    problem = TopkProblem("vector", ((5000,),), "float32", "normal", 0.5)
+    function = find("sparsekit, warm", problem).prepare(problem.scores("cpu"), problem.kept)
+    assert [int(w[0, 2]) for w in given] == [0]  # the first selection is not timed
     function()
-    keys = torch.cat([s.reshape(-1) for s in scores]).abs()
-    assert given[1] == keys.sort(descending=True).values[LIST.kept - 1] and given[1].ndim == 0
-    assert provider.rule == CONTRACT
+    assert int(given[1][0, 2]) == 1
 
 
 def test_cupy_takes_part_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
