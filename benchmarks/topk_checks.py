@@ -40,7 +40,7 @@ class TopkCheck:
         self.keys = torch.cat([s.reshape(-1) for s in scores]).abs_()
         self.truth: Tensor | None = None
         if self.keys.numel() <= SORTED_LIMIT:
-            (words,), _ = reference.topk_mask([self.keys], [kept], "value", "global", "error")
+            (words,), _, _ = reference.topk_mask([self.keys], [kept], "value", "global", "error")
             self.truth = reference.unpack_mask(words, self.keys.shape)
         self._threshold: Tensor | None = None
 
