@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sparsekit.ops import native, native_cuda, reference
 from sparsekit.ops.schemas import LIBRARY, OP_NAMES
@@ -68,7 +69,7 @@ def _differs(name: str, device: torch.device) -> str:
             got, expected = ours(*arguments), theirs(*arguments)
         except RuntimeError as error:
             return f"sample {number}: {error}"
-        pairs = zip(*(torch.utils._pytree.tree_leaves(result) for result in (got, expected)), strict=True)
+        pairs = zip(*(tree_leaves(result) for result in (got, expected)), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):
             return f"sample {number}: other bits than the reference"
     return ""
