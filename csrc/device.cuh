@@ -70,6 +70,9 @@ __device__ inline T* in_device_memory(T* pointer) {
   return pointer;
 }
 
+// Several blocks may raise a flag at the same time; plain stores would be a data race, volatile ones are not.
+__device__ inline void raise_flag(uint8_t* flag) { *static_cast<volatile uint8_t*>(flag) = 1; }
+
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
 __device__ inline int warp_id() { return static_cast<int>(threadIdx.x / kWarp); }
 __device__ inline int64_t thread_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -24,14 +24,15 @@ __device__ void set_bit(uint32_t* words, int at) {
 
 template <class U>
 __device__ void candidates_of_tile(const Workspace<U>& w, Segment<U>& segment, uint32_t* words, int64_t number) {
-  const TileCounts counts = w.tiles[number];
-  const Candidate<U>* const candidates = w.candidates + segment.first_candidate + counts.start;
+  // Not all of the counts: Phase::kScatter writes one of them.
+  const uint32_t stored = w.tiles[number].stored;
+  const Candidate<U>* const candidates = w.candidates + segment.first_candidate + w.tiles[number].start;
   const int64_t index = &segment - w.segments;
   const Range<SignedOf<U>> range = segment.search.range;
   const Phase phase = segment.phase;
   unsigned equal = 0;
-  for (unsigned start = 0; start < counts.stored; start += kWarp) {
-    const bool real = start + static_cast<unsigned>(lane_id()) < counts.stored;
+  for (unsigned start = 0; start < stored; start += kWarp) {
+    const bool real = start + static_cast<unsigned>(lane_id()) < stored;
     Candidate<U> candidate = {range.first, 0};
     if (real) candidate = candidates[start + static_cast<unsigned>(lane_id())];
     const bool in_range = real && range.holds(candidate.key), above = real && candidate.key > range.last;

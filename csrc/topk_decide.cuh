@@ -54,7 +54,7 @@ template <class U>
 __device__ void conclude(const Workspace<U>& w, Segment<U>& segment) {
   segment.phase = Phase::kDone;
   atomicAdd(&w.control->active, ~Counter{0});  // minus one
-  if (w.report_nan && segment.all_nans > 0) *w.invalid = 1;
+  if (w.report_nan && segment.all_nans > 0) raise_flag(w.invalid);
   if (w.warm == nullptr) return;
   const Search<SignedOf<U>>& search = segment.search;
   Bracket<SignedOf<U>> next = {0, 0};

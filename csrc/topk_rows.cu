@@ -4,6 +4,11 @@
 #include "topk_compare.cuh"
 #include "topk_mask_cuda.h"
 
+// Blocks at most; beyond it each has several rows.
+#ifndef SPARSEKIT_TOPK_ROW_BLOCKS
+#define SPARSEKIT_TOPK_ROW_BLOCKS (1 << 16)
+#endif
+
 namespace sparsekit::cuda {
 namespace {
 
@@ -93,7 +98,7 @@ __global__ void __launch_bounds__(kTopkThreads, sizeof(U) == 8 ? 2 : 3)
     __syncthreads();
     const int64_t missing = shared.nans;
     const int64_t wanted = keep_nan || kept <= scores.cols - missing ? kept : scores.cols - missing;
-    if (report && missing > 0 && threadIdx.x == 0) *invalid = 1;
+    if (report && missing > 0 && threadIdx.x == 0) raise_flag(invalid);
     Bracket<Key> bracket = Bracket<Key>::unreachable();
     int64_t ties = 0;
     if (wanted > 0) {
@@ -109,7 +114,7 @@ __global__ void __launch_bounds__(kTopkThreads, sizeof(U) == 8 ? 2 : 3)
 template <class U>
 int select_rows(const ScoreTensor& scores, int64_t kept, const SelectOptions& options, uint8_t* invalid, uintptr_t stream) {
   const auto kernel = options.key == KeyKind::kMagnitude ? &rows_kernel<U, true> : &rows_kernel<U, false>;
-  const int64_t blocks = std::min<int64_t>(scores.rows, 1 << 16);
+  const int64_t blocks = std::min<int64_t>(scores.rows, SPARSEKIT_TOPK_ROW_BLOCKS);
   return launch(kernel, blocks, kTopkThreads, stream, false, scores, kept,
                 KeySpec<U>(options.dtype, options.key, options.nan), options.nan == NanPolicy::kKeep,
                 options.nan == NanPolicy::kError, invalid);

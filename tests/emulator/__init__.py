@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,8 @@ ROOT = HERE.parents[1]
 CACHE = ROOT / ".benchmarks" / "emulator"
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 # Small tiles and few bins: a thousand scores make many tiles, blocks and rounds.
-SMALL = ("-DSPARSEKIT_TOPK_THREADS=64", "-DSPARSEKIT_TOPK_SHOTS=1", "-DSPARSEKIT_TOPK_DIGIT=5")
+SIZES = {"THREADS": 64, "SHOTS": 1, "DIGIT": 5, "ROW_BLOCKS": 3}
+SMALL = tuple(f"-DSPARSEKIT_TOPK_{name}={value}" for name, value in SIZES.items())
 _loaded: dict[tuple[str, ...], ModuleType] = {}
 
 
@@ -45,38 +47,49 @@ def _key(flags: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(source: Path, target: Path, flags: tuple[str, ...]) -> None:
+def _compile(source: Path, target: Path, options: Sequence[str]) -> None:
     language = ["-x", "c++"] if source.suffix == ".cu" else []
-    # Bindings are slow to optimise and quick to run.
-    level = "-O0" if source.name.startswith(("bind_", "module")) else "-O1"
-    options = [level, "-std=c++17", "-fPIC", "-mf16c", "-pthread", "-DSPARSEKIT_CUDA=1", *flags, *_includes()]
-    subprocess.run([str(COMPILER), *options, *language, "-c", str(source), "-o", str(target)], check=True)
+    command = [str(COMPILER), "-std=c++17", "-mf16c", "-pthread", *options, *language, "-c", str(source)]
+    subprocess.run([*command, "-o", str(target)], check=True)
 
 
-def _build(flags: tuple[str, ...], folder: Path) -> Path:
-    library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+def build(name: str, key: tuple[str, ...], sources: dict[Path, Sequence[str]], link: Sequence[str]) -> Path:
+    """Compiles every source with its options and links them, unless the same was built before."""
+    folder = CACHE / _key(key)
+    result = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            sources = [*sorted((ROOT / "csrc").glob("*.c*")), HERE / "emulator.cpp"]
-            sources = [s for s in sources if s.suffix in (".cpp", ".cu")]
-            objects = [folder / f"{s.name}.o" for s in sources]
+        if not result.exists():
+            jobs = [(source, folder / f"{source.name}.o", options) for source, options in sources.items()]
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda pair: _compile(*pair, flags), zip(sources, objects, strict=True)))
-            command = [str(COMPILER), "-shared", "-pthread", *map(str, objects), "-o", str(library) + ".new"]
-            subprocess.run(command, check=True)
-            os.replace(str(library) + ".new", library)
-    return library
+                list(pool.map(lambda job: _compile(*job), jobs))
+            command = [str(COMPILER), "-pthread", *link, *(str(target) for _, target, _ in jobs)]
+            subprocess.run([*command, "-o", f"{result}.new"], check=True)
+            os.replace(f"{result}.new", result)
+    return result
+
+
+def require_emulator() -> None:
+    """Skips where the emulator cannot be built."""
+    if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux" or COMPILER is None:
+        pytest.skip("the CUDA emulator needs Linux on x86-64 and a C++ compiler")
+
+
+def _module(flags: tuple[str, ...]) -> Path:
+    sources = [p for p in sorted((ROOT / "csrc").iterdir()) if p.suffix in (".cpp", ".cu")]
+    common = ["-fPIC", "-DSPARSEKIT_CUDA=1", *flags, *_includes()]
+    # Bindings are slow to optimise and quick to run.
+    levels = {p: "-O0" if p.name.startswith(("bind_", "module")) else "-O1" for p in [*sources, HERE / "emulator.cpp"]}
+    options = {path: [level, *common] for path, level in levels.items()}
+    return build(f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", flags, options, ["-shared"])
 
 
 def emulated(*flags: str) -> ModuleType:
     """The module, built with ``flags`` if it is not there yet. Skips where the emulator cannot be built."""
-    if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux" or COMPILER is None:
-        pytest.skip("the CUDA emulator needs Linux on x86-64 and a C++ compiler")
+    require_emulator()
     if flags not in _loaded:
-        path = _build(flags, CACHE / _key(flags))
-        spec = importlib.util.spec_from_file_location("_C", path)
+        spec = importlib.util.spec_from_file_location("_C", _module(flags))
         assert spec is not None and spec.loader is not None
         _loaded[flags] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(_loaded[flags])

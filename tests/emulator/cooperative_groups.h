@@ -6,7 +6,7 @@
 namespace cooperative_groups {
 
 struct grid_group {
-  void sync() const { emulator::sync_grid(); }
+  void sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) const { emulator::sync_grid({file, line}); }
 };
 inline grid_group this_grid() { return {}; }
 

@@ -9,6 +9,9 @@
 
 #include "emulator.h"
 
+// What the emulator itself does with memory is no access of the kernel's.
+#define EMULATOR_OWN __attribute__((no_sanitize("thread")))
+
 #define __global__
 #define __device__
 #define __host__
@@ -29,7 +32,9 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
-inline void __syncthreads() { emulator::sync_block(); }
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::sync_block({file, line});
+}
 inline void __syncwarp(unsigned mask = ~0u) { emulator::sync_warp(mask); }
 inline void __threadfence() {}
 
@@ -52,27 +57,27 @@ inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 
 template <class T>
-uint64_t to_bits(T value) {
+EMULATOR_OWN uint64_t to_bits(T value) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
   return bits;
 }
 
 template <class T>
-T from_bits(uint64_t bits) {
+EMULATOR_OWN T from_bits(uint64_t bits) {
   T value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+EMULATOR_OWN inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const uint64_t* const values = emulator::exchange(mask, predicate != 0);
   unsigned bits = 0;
   for (int lane = 0; lane < emulator::kWarp; ++lane) bits |= static_cast<unsigned>(values[lane]) << lane;
   return bits;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
+EMULATOR_OWN inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
   const uint64_t* const values = emulator::exchange(mask, value);
   unsigned sum = 0;
   for (int lane = 0; lane < emulator::kWarp; ++lane) sum += static_cast<unsigned>(values[lane]);
@@ -81,21 +86,21 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == ~0u; }
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, int lane) {
+EMULATOR_OWN T __shfl_sync(unsigned mask, T value, int lane) {
   return from_bits<T>(emulator::exchange(mask, to_bits(value))[lane & 31]);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int distance) {
+EMULATOR_OWN T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return from_bits<T>(emulator::exchange(mask, to_bits(value))[(emulator::lane() ^ distance) & 31]);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, int distance) {
+EMULATOR_OWN T __shfl_up_sync(unsigned mask, T value, int distance) {
   const uint64_t* const values = emulator::exchange(mask, to_bits(value));
   const int lane = emulator::lane();
   return lane < distance ? value : from_bits<T>(values[lane - distance]);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, int distance) {
+EMULATOR_OWN T __shfl_down_sync(unsigned mask, T value, int distance) {
   const uint64_t* const values = emulator::exchange(mask, to_bits(value));
   const int lane = emulator::lane();
   return lane + distance > 31 ? value : from_bits<T>(values[lane + distance]);
@@ -103,15 +108,11 @@ T __shfl_down_sync(unsigned mask, T value, int distance) {
 
 template <class T, class V>
 T atomicAdd(T* target, V value) {
-  const T old = *target;
-  *target = static_cast<T>(old + static_cast<T>(value));
-  return old;
+  return __atomic_fetch_add(target, static_cast<T>(value), __ATOMIC_RELAXED);
 }
 template <class T, class V>
 T atomicOr(T* target, V value) {
-  const T old = *target;
-  *target = static_cast<T>(old | static_cast<T>(value));
-  return old;
+  return __atomic_fetch_or(target, static_cast<T>(value), __ATOMIC_RELAXED);
 }
 
 using cudaStream_t = void*;

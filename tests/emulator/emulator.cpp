@@ -9,36 +9,19 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
-// Saves the registers that a call preserves, changes the stack, restores them from there.
-extern "C" void emulator_switch(void** save, void* load);
-asm(R"(
-.text
-.globl emulator_switch
-emulator_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
+#include "ordering.h"
+#include "switch.h"
 
 namespace emulator {
 
 struct Barrier {
   unsigned arrived = 0;
   uint64_t generation = 0;
+  // Two in turn: a thread that is slow to go on must not see what others did on their way to the next wait.
+  uint64_t tags[2] = {};
 };
 
 struct Warp {
@@ -62,14 +45,16 @@ struct Thread {
 };
 
 Dim3 threadIdx, blockIdx, blockDim, gridDim;
+void (*at_grid_barrier)() = nullptr;
 
 namespace {
 
-constexpr size_t kStack = 96 * 1024;
+constexpr size_t kStack = (ordering::kWatched ? 256 : 96) * 1024;
 
 struct Fiber {
   Thread thread;
   void* stack_pointer = nullptr;
+  void* identity = nullptr;  // to the sanitizer
   std::unique_ptr<char[]> stack;
   const Barrier* waits_for = nullptr;
   uint64_t generation = 0;
@@ -80,8 +65,11 @@ struct Fiber {
 std::vector<std::unique_ptr<Fiber>> pool;
 Fiber* current = nullptr;
 void* scheduler = nullptr;
+void* scheduler_identity = nullptr;
 const std::function<void()>* work = nullptr;
 Barrier grid_barrier;
+uint64_t kernel_start = 0, kernel_end = 0;  // tags
+std::string unordered;  // ",name:line,name:line,"
 unsigned live_threads = 0;
 std::mt19937 random_order;
 
@@ -96,26 +84,47 @@ int number_from(const char* name, int otherwise) {
   return text ? std::atoi(text) : otherwise;
 }
 
-void enter() {
-  (*work)();
-  current->done = true;
+bool orders_memory(Place place) {
+  if (unordered.empty()) return true;
+  const char* const slash = std::strrchr(place.file, '/');
+  const std::string name = slash ? slash + 1 : place.file;
+  return unordered.find("," + name + ":" + std::to_string(place.line) + ",") == std::string::npos;
+}
+
+void leave() {
+  ordering::change_to(scheduler_identity);
   emulator_switch(&current->stack_pointer, scheduler);
+}
+
+void enter() {
+  ordering::acquire(&kernel_start);
+  (*work)();
+  ordering::release(&kernel_end);
+  current->done = true;
+  leave();
   fail("a finished thread went on");
 }
 
-void wait_at(Barrier* barrier, unsigned expected) {
+void wait_at(Barrier* barrier, unsigned expected, bool orders) {
+  uint64_t* const tag = &barrier->tags[barrier->generation % 2];
+  if (orders) ordering::release(tag);
   if (++barrier->arrived == expected) {
     barrier->arrived = 0;
     ++barrier->generation;
-    return;
+    if (barrier == &grid_barrier && at_grid_barrier) at_grid_barrier();
+  } else {
+    current->waits_for = barrier;
+    current->generation = barrier->generation;
+    leave();
   }
-  current->waits_for = barrier;
-  current->generation = barrier->generation;
-  emulator_switch(&current->stack_pointer, scheduler);
+  if (orders) ordering::acquire(tag);
 }
 
 void prepare(Fiber* fiber) {
-  if (!fiber->stack) fiber->stack.reset(new char[kStack]);
+  if (!fiber->stack) {
+    fiber->stack.reset(new char[kStack]);
+    fiber->identity = ordering::new_thread();
+  }
   const uintptr_t top = (reinterpret_cast<uintptr_t>(fiber->stack.get()) + kStack) & ~uintptr_t{63};
   void** frame = reinterpret_cast<void**>(top) - 8;  // leaves the stack as a call instruction would
   frame[6] = reinterpret_cast<void*>(&enter);
@@ -126,22 +135,26 @@ void prepare(Fiber* fiber) {
 }
 
 void run_blocks(unsigned first, unsigned count, unsigned threads) {
+  const ordering::Unwatched own_memory;
   std::vector<std::unique_ptr<Block>> blocks;
-  while (pool.size() < size_t{count} * threads) pool.push_back(std::make_unique<Fiber>());
+  // One after the other is how the emulator runs blocks, not an order that a device keeps: threads that are watched are
+  // never the same ones.
+  const size_t base = ordering::kWatched ? size_t{first} * threads : 0;
+  while (pool.size() < base + size_t{count} * threads) pool.push_back(std::make_unique<Fiber>());
   for (unsigned b = 0; b < count; ++b) {
     blocks.push_back(std::make_unique<Block>());
     blocks[b]->index = {first + b, 0, 0};
     blocks[b]->threads = threads;
     blocks[b]->warps.resize((threads + kWarp - 1) / kWarp);
     for (unsigned t = 0; t < threads; ++t) {
-      Fiber* const fiber = pool[size_t{b} * threads + t].get();
+      Fiber* const fiber = pool[base + size_t{b} * threads + t].get();
       prepare(fiber);
       fiber->thread = {{t, 0, 0}, blocks[b].get(), static_cast<int>(t % kWarp), static_cast<int>(t / kWarp)};
     }
   }
   live_threads = count * threads;
   std::vector<size_t> order(size_t{count} * threads);
-  std::iota(order.begin(), order.end(), size_t{0});
+  std::iota(order.begin(), order.end(), base);
   for (bool moved = true; moved;) {
     moved = false;
     // Turning and mirroring the order is enough to let every thread run before every other one.
@@ -154,6 +167,7 @@ void run_blocks(unsigned first, unsigned count, unsigned threads) {
       current = fiber;
       threadIdx = fiber->thread.index;
       blockIdx = fiber->thread.block->index;
+      ordering::change_to(fiber->identity);
       emulator_switch(&scheduler, fiber->stack_pointer);
       moved = true;
     }
@@ -163,6 +177,17 @@ void run_blocks(unsigned first, unsigned count, unsigned threads) {
     if (!current->done) fail("waits at a barrier that others never reach");
   }
   current = nullptr;
+}
+
+const uint64_t* meet(unsigned mask, uint64_t value, bool orders) {
+  if (mask != ~0u) fail("expected a full warp mask");
+  Thread& thread = current->thread;
+  Warp& warp = thread.block->warps[static_cast<size_t>(thread.warp)];
+  uint64_t* const values = warp.values[current->exchanges++ % 2];
+  values[thread.lane] = value;
+  const unsigned lanes = std::min<unsigned>(kWarp, thread.block->threads - static_cast<unsigned>(thread.warp) * kWarp);
+  wait_at(&warp.barrier, lanes, orders);
+  return values;
 }
 
 }  // namespace
@@ -176,30 +201,30 @@ void run_grid(unsigned blocks, unsigned threads, bool cooperative, const std::fu
   gridDim = {blocks, 1, 1};
   grid_barrier = {};
   work = &body;
-  if (cooperative) return run_blocks(0, blocks, threads);
-  std::vector<unsigned> order(blocks);
-  std::iota(order.begin(), order.end(), 0u);
-  std::shuffle(order.begin(), order.end(), random_order);
-  for (const unsigned block : order) run_blocks(block, 1, threads);
+  const char* const places = std::getenv("EMULATOR_UNORDERED");
+  unordered = places ? "," + std::string(places) + "," : "";
+  scheduler_identity = ordering::this_thread();
+  ordering::release(&kernel_start);
+  if (cooperative) {
+    run_blocks(0, blocks, threads);
+  } else {
+    std::vector<unsigned> order(blocks);
+    std::iota(order.begin(), order.end(), 0u);
+    std::shuffle(order.begin(), order.end(), random_order);
+    for (const unsigned block : order) run_blocks(block, 1, threads);
+  }
+  ordering::acquire(&kernel_end);
 }
 
-void sync_block() { wait_at(&current->thread.block->barrier, current->thread.block->threads); }
-void sync_grid() { wait_at(&grid_barrier, live_threads); }
-
-void sync_warp(unsigned mask) { exchange(mask, 0); }
-
-const uint64_t* exchange(unsigned mask, uint64_t value) {
-  if (mask != ~0u) fail("expected a full warp mask");
-  Thread& thread = current->thread;
-  Warp& warp = thread.block->warps[static_cast<size_t>(thread.warp)];
-  uint64_t* const values = warp.values[current->exchanges++ % 2];
-  values[thread.lane] = value;
-  const unsigned lanes = std::min<unsigned>(kWarp, thread.block->threads - static_cast<unsigned>(thread.warp) * kWarp);
-  wait_at(&warp.barrier, lanes);
-  return values;
+void sync_block(Place place) {
+  wait_at(&current->thread.block->barrier, current->thread.block->threads, orders_memory(place));
 }
+void sync_grid(Place place) { wait_at(&grid_barrier, live_threads, orders_memory(place)); }
+void sync_warp(unsigned mask) { meet(mask, 0, true); }
+const uint64_t* exchange(unsigned mask, uint64_t value) { return meet(mask, value, false); }
 
 void* shared_memory(const void* id, size_t bytes) {
+  const ordering::Unwatched own_memory;
   std::unique_ptr<char[]>& memory = current->thread.block->shared[id];
   if (!memory) {
     memory.reset(new char[bytes]);
