@@ -61,5 +61,5 @@ def race_checker(folder: Path) -> Path:
     # Nothing is optimised away: an access in the source is an access that is watched.
     watched = ["-O0", "-g1", *instrument, *common]
     names = [HERE / "race_check.cpp", HERE / "ordering.cpp", ROOT / "csrc/topk_rows.cu", ROOT / "csrc/mask_weights.cu"]
-    sources = {**{name: watched for name in names}, HERE / "emulator.cpp": ["-O1", *common]}
+    sources = {**dict.fromkeys(names, watched), HERE / "emulator.cpp": ["-O1", *common]}
     return build("race_check", ("races", *instrument, *SMALL), sources, ["-fsanitize=thread"])
