@@ -22,18 +22,37 @@ mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, 
 topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="", warm=0,
           method="bracket") -> int
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+group_scores(scores, out, rows, cols, h, w, dtype, p=2, key="magnitude", threads=1, force="")
+expand_units(units, words, rows, cols, h, w, listed, threads=1)
+nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+transposable_nm_mask(scores, words, rows, channels, spatial, dtype, key="magnitude", nan="error", threads=1,
+                     force="") -> int
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
 cuda_popcount(words, count, out, device, stream)
 cuda_mask_weights(weights, words, outs, rows, cols, dtype, out_dtype, spatial, device, stream)
+group_scores_scratch(rows, cols, h, w) -> int
+cuda_group_scores(scores, out, scratch, rows, cols, h, w, dtype, p, key, device, stream)
+cuda_expand_units(units, words, rows, cols, h, w, listed, device, stream)
+cuda_nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key, nan, invalid, device, stream)
+cuda_transposable_nm_mask(scores, words, scratch, rows, channels, spatial, dtype, key, nan, invalid, device,
+                          stream)
 
 Arguments in the plural are lists with one entry per tensor. topk_mask makes one selection of `kept` elements over all
 tensors, topk_mask_rows one in each row; both return the number of NaN. key: "value" or "magnitude"; nan: "error" (counted,
 then like "drop"), "drop" (never kept), "keep" (largest). Ties: the first in (tensor, flat index) order are kept.
 warm: address of int64 [low, high, valid], where the next selection from similar scores looks first; read and written.
 method: "bracket", or "radix" for histograms of all scores alone, which is slower.
-spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
+spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.
+
+A unit is an h x w rectangle of the scores [rows, cols], smaller at the edges; group_scores writes the p-norm of each, or
+with key "value" its sum, as float32 (float64 for float64): [ceil(rows / h), ceil(cols / w)]. expand_units takes a bit per
+unit, packed as a mask of that shape or, if `listed`, as one row. nm_mask keeps the n largest of every m consecutive
+channels of [rows, channels * spatial], transposable_nm_mask two in each row and column of every tile of 4 rows x 4
+channels; both return the number of NaN. On a device a NaN under "error" sets the byte `invalid` to 1; scratch of
+group_scores are group_scores_scratch() doubles, of transposable_nm_mask rows * channels * spatial / 16 elements of 2
+bytes.)";
 
 }  // namespace
 
@@ -49,4 +68,5 @@ PYBIND11_MODULE(_C, module) {
 #endif
   sparsekit::bind_masks(module);
   sparsekit::bind_topk(module);
+  sparsekit::bind_groups(module);
 }

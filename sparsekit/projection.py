@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ from torch import Tensor
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
 from sparsekit.mask import Mask, Masks
+from sparsekit.nm import rank_values
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
-from sparsekit.patterns import NM, Key, Pattern, Unstructured, as_pattern
+from sparsekit.ops.structured import Groups
+from sparsekit.patterns import NM, Block, Channel, Filter, Key, Pattern, Unstructured, as_pattern
 
 
 class Projected(NamedTuple):
@@ -74,7 +76,7 @@ class Projection:
         budget = self.budget(shapes, sparsity)
         values = list(scores.values())
         if not isinstance(self.pattern, Unstructured):
-            values, key = [self.pattern.unit_scores(s, key) for s in values], "value"
+            values, key = [self._unit_scores(s, key) for s in values], "value"
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
         if floor:
             return self._with_floor(shapes, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
@@ -91,12 +93,21 @@ class Projection:
         if isinstance(self.pattern, Unstructured):
             masks = {name: Mask(w, shape) for (name, shape), w in zip(shapes.items(), words, strict=True)}
             return Projected(Masks(masks), invalid)
-        chosen = [ops.unpack_mask(w, v.shape) for w, v in zip(words, values, strict=True)]
-        expanded = {
-            name: Mask.from_dense(self.pattern.expand(c, shape))
-            for (name, shape), c in zip(shapes.items(), chosen, strict=True)
-        }
-        return Projected(Masks(expanded), invalid)
+        kept = zip(shapes.items(), words, values, strict=True)
+        return Projected(Masks({name: self._expand(w, v.shape, shape) for (name, shape), w, v in kept}), invalid)
+
+    def _unit_scores(self, scores: Tensor, key: Key) -> Tensor:
+        groups = _groups(self.pattern)
+        if groups is None:
+            return self.pattern.unit_scores(scores, key)
+        return ops.group_scores(scores, groups, p=getattr(self.pattern, "p", 2.0), key=key)
+
+    def _expand(self, words: Tensor, unit_shape: Sequence[int], shape: tuple[int, ...]) -> Mask:
+        """Mask of the weights of the units that ``words`` keeps."""
+        groups = _groups(self.pattern)
+        if groups is None:
+            return Mask.from_dense(self.pattern.expand(ops.unpack_mask(words, unit_shape), shape))
+        return Mask(ops.expand_units(words, shape, groups), shape)
 
     def _with_floor(
         self, shapes: Mapping[str, tuple[int, ...]], values: list[Tensor], kept: int, key: Key, floor: int
@@ -121,21 +132,33 @@ class Projection:
         assert isinstance(pattern, NM)
         kept_count(0, sparsity)  # is it a number in [0, 1)?
         if abs(float(sparsity) - (1 - pattern.n / pattern.m)) > 1e-9:
-            expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
+            expected = f"{1 - pattern.n / pattern.m:g} for {pattern.describe()}"
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
-        ranked, invalid = self._ranked(list(scores.values()), key)
-        chosen = [pattern.select(s) for s in ranked]
-        return Projected(Masks({name: Mask.from_dense(c) for name, c in zip(scores, chosen, strict=True)}), invalid)
+        values = list(scores.values())
+        for s in values:
+            pattern.unit_shape(s.shape)
+        if type(pattern) is not NM:  # a pattern with a selection of its own
+            ranked, invalid = self._ranked(values, key)
+            words = [ops.pack_mask(pattern.select(s)) for s in ranked]
+        elif pattern.transposable:
+            words, invalid = ops.transposable_nm_mask(values, key=key, nan=self.nan)
+        else:
+            words, invalid = ops.nm_mask(values, pattern.n, pattern.m, key=key, nan=self.nan)
+        masks = {name: Mask(w, tuple(s.shape)) for (name, s), w in zip(scores.items(), words, strict=True)}
+        return Projected(Masks(masks), invalid)
 
     def _ranked(self, values: list[Tensor], key: Key) -> tuple[list[Tensor], Tensor]:
         """Values to be ranked as they are, in which NaN means never, and whether NaN makes the masks invalid."""
-        ranked = [v.abs() if key == "magnitude" else v for v in values]
-        missing = torch.stack([torch.isnan(v).any() for v in ranked]).any()
-        if self.nan == "keep":
-            # NaN becomes inf, and inf the largest number below, which in float64 no narrower score can be.
-            most = torch.finfo(torch.float64).max
-            ranked = [torch.where(torch.isnan(v), torch.inf, v.double().clamp(max=most)) for v in ranked]
+        ranked = [rank_values(v, key, self.nan) for v in values]
+        missing = torch.stack([torch.isnan(v).any() for v in values]).any()
         return ranked, missing if self.nan == "error" else torch.zeros_like(missing)
+
+
+def _groups(pattern: Pattern) -> Groups | None:
+    """What the fused ops call the units of the pattern; None for a pattern of someone else's making."""
+    if type(pattern) is Block:
+        return pattern.h, pattern.w
+    return {Filter: "filter", Channel: "channel"}.get(type(pattern))  # pyright: ignore[reportReturnType]
 
 
 def _check_scores(scores: Any) -> None:

@@ -9,21 +9,29 @@ from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, ma
 from sparsekit.ops.masks import Selection, mask_weight, pack_mask, popcount, topk_mask, unpack_mask
 from sparsekit.ops.native import capabilities, native_info
 from sparsekit.ops.reference import rows_cols, words_shape
+from sparsekit.ops.structured import expand_units, group_scores, nm_mask, transposable_nm_mask
+
+from sparsekit.ops import structured_native  # isort: skip  (implements what structured defines)
 
 __all__ = [
     "Selection",
     "capabilities",
+    "expand_units",
+    "group_scores",
     "mask_weight",
     "masked_conv1d",
     "masked_conv2d",
     "masked_conv3d",
     "masked_linear",
     "native_info",
+    "nm_mask",
     "pack_mask",
     "popcount",
     "rows_cols",
     "schemas",
+    "structured_native",
     "topk_mask",
+    "transposable_nm_mask",
     "unpack_mask",
     "words_shape",
 ]
