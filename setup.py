@@ -82,7 +82,7 @@ extension = Extension(
     sources=sorted(glob("csrc/*.cpp")),
     depends=sorted(glob("csrc/*")),
     include_dirs=["csrc", pybind11_include()],
-    extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-pthread", "-g0"],
+    extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-g0"],
     extra_link_args=["-pthread"],
     language="c++",
     optional=not any(shutil.which(name) for name in (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")),

@@ -23,6 +23,7 @@ using Sizes = std::vector<int64_t>;
 void bind_masks(py::module_& module);
 void bind_threshold(py::module_& module);
 void bind_topk(py::module_& module);
+void bind_groups(py::module_& module);
 
 inline void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);

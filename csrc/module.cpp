@@ -25,6 +25,11 @@ topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", 
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
 key_histogram(scores, sizes, counts, first, shift, bins, dtype, key="magnitude", nan="error", threads=1, force="")
 mask_at_threshold(scores, words, rows, cols, threshold, ties, dtype, key="magnitude", nan="error", threads=1, force="")
+group_scores(scores, out, rows, cols, h, w, dtype, p=2, key="magnitude", threads=1, force="")
+expand_units(units, words, rows, cols, h, w, listed, threads=1)
+nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key="magnitude", nan="error", threads=1, force="") -> int
+transposable_nm_mask(scores, words, rows, channels, spatial, dtype, key="magnitude", nan="error", threads=1,
+                     force="") -> int
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
@@ -35,6 +40,12 @@ cuda_topk_workspace(rows, cols, per_tensor, dtype) -> int
 cuda_topk_mask(scores, words, rows, cols, kept, per_tensor, dtype, key, nan, invalid, warm, workspace, workspace_bytes,
                device, stream, method="bracket", max_blocks=0)
 cuda_topk_mask_rows(scores, words, rows, cols, kept, dtype, key, nan, invalid, device, stream)
+group_scores_scratch(rows, cols, h, w) -> int
+cuda_group_scores(scores, out, scratch, rows, cols, h, w, dtype, p, key, device, stream)
+cuda_expand_units(units, words, rows, cols, h, w, listed, device, stream)
+cuda_nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key, nan, invalid, device, stream)
+cuda_transposable_nm_mask(scores, words, scratch, rows, channels, spatial, dtype, key, nan, invalid, device,
+                          stream)
 
 Arguments in the plural are lists with one entry per tensor, except `counts`, the address of int64 [tensors, 3]: set bits of
 `before`, of `after` and of both, for masks of sizes[i] words. topk_mask makes one selection of `kept` elements over all
@@ -48,7 +59,14 @@ key_histogram and mask_at_threshold work on integer keys that order the scores: 
 has the lowest key, -2^(bits - 1), or with "keep" the highest but one. counts: int64 [tensors, bins], where bin b holds the keys
 whose distance above `first` is in [b << shift, (b + 1) << shift). The mask has the keys above the threshold, and in tensor i the
 first ties[i] equal to it. Neither `first` nor the threshold is the lowest or the highest key.
-spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.)";
+spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.
+
+A unit is an h x w rectangle of the scores [rows, cols], smaller at the edges; group_scores writes the p-norm of each, or
+with key "value" its sum, as float32 (float64 for float64): [ceil(rows / h), ceil(cols / w)]. expand_units takes a bit per
+unit, packed as a mask of that shape or, if `listed`, as one row. nm_mask keeps the n largest of every m consecutive
+channels of [rows, channels * spatial], transposable_nm_mask two in each row and column of every tile of 4 rows x 4
+channels; both return the number of NaN. On a device a NaN under "error" sets the byte `invalid` to 1; scratch of
+group_scores are group_scores_scratch() doubles, of transposable_nm_mask rows * channels * spatial / 16 elements of 2 bytes.)";
 
 }  // namespace
 
@@ -65,4 +83,5 @@ PYBIND11_MODULE(_C, module) {
   sparsekit::bind_masks(module);
   sparsekit::bind_topk(module);
   sparsekit::bind_threshold(module);
+  sparsekit::bind_groups(module);
 }

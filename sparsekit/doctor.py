@@ -34,7 +34,7 @@ def _gpus() -> list[dict[str, Any]]:
 def diagnose() -> dict[str, Any]:
     """Versions, devices, and for each op what serves CPU and CUDA tensors, with advice where something is missing."""
     native = ops.native_info()
-    for index in range(torch.cuda.device_count()):
+    for index in range(torch.cuda.device_count() if native["cuda"] else 0):
         ops.prove_all(torch.device("cuda", index))
     return {
         "python": platform.python_version(),

@@ -12,6 +12,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sparsekit import nm
+
 Key = Literal["magnitude", "value"]
 Units = tuple[Tensor, tuple[int, ...], float]
 
@@ -132,42 +134,38 @@ class Channel(Pattern):
         return "channel" + _suffix(self.p)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NM(Pattern):
     """n of every m consecutive input positions (dim 1) are kept, for each output channel and kernel position.
 
     Dim 1 must be a multiple of m; 1 <= n <= m. Masks come from ``select``. Source: Zhou et al., ICLR 2021 (N:M).
+    transposable: for 2:4, also two of every four output channels (dim 0, a multiple of 4) are kept, so that the transposed
+    weight is 2:4 too; of all such masks the one with the largest sum in every 4 x 4 tile.
     """
 
     n: int
     m: int
+    transposable: bool = False
 
     def __post_init__(self) -> None:
-        if not (type(self.n) is type(self.m) is int and 1 <= self.n <= self.m):
-            raise ValueError(f"NM: n, m: expected integers, 1 <= n <= m, got {self.n!r}, {self.m!r}")
+        nm.check(self.n, self.m, self.transposable)
+
+    def __repr__(self) -> str:
+        return f"NM(n={self.n}, m={self.m}{', transposable=True' if self.transposable else ''})"
 
     def unit_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        dims = _dims("NM", shape, 2)
-        if dims[1] % self.m:
-            raise ValueError(f"NM: shape: expected dim 1 divisible by {self.m}, got {dims}; skip it or change pattern")
-        return dims
+        return nm.check_shape(_dims("NM", shape, 2), self.m, self.transposable)
 
     def fixed_budget(self, shape: Sequence[int]) -> int | None:
         return math.prod(self.unit_shape(shape)) // self.m * self.n
 
     def select(self, scores: Tensor) -> Tensor:
-        """Bool mask, shape as scores, of the n largest values per group; ties go to the lowest position, NaN is out."""
-        shape = self.unit_shape(_tensor("NM.select", "scores", scores).shape)
-        groups = scores.reshape(shape[0], shape[1] // self.m, self.m, math.prod(shape[2:]))
-        place = torch.arange(self.m, device=scores.device)[:, None]
-        ahead = torch.zeros_like(groups, dtype=torch.int32)
-        # Counting who is ahead needs no sort, and m is small; NaN compares False, so it is ahead of nobody.
-        for j, rival in enumerate(groups.split(1, dim=2)):
-            ahead += (rival > groups) | ((rival == groups) & (j < place))
-        return ((ahead < self.n) & ~groups.isnan()).reshape(shape)
+        """Bool mask, shape as scores, of the largest values; ties go to the lowest position, NaN is out."""
+        self.unit_shape(_tensor("NM.select", "scores", scores).shape)
+        return nm.best_tiles(scores) if self.transposable else nm.largest_of_m(scores, self.n, self.m)
 
     def describe(self) -> str:
-        return f"{self.n}:{self.m}"
+        return f"{self.n}:{self.m}{'-transposable' if self.transposable else ''}"
 
 
 @dataclass(frozen=True)
@@ -203,24 +201,24 @@ class Block(Pattern):
 
 
 def as_pattern(pattern: str | Pattern) -> Pattern:
-    """The pattern of a name ("unstructured", "filter", "channel", "<n>:<m>", "block<h>x<w>"); a pattern as it is.
+    """The pattern of a name: "unstructured", "filter", "channel", "<n>:<m>", "2:4-transposable" or "block<h>x<w>".
 
-    Filter, channel and block take a suffix for a norm other than 2: "channel-l1", "filter-linf".
+    Filter, channel and block take a suffix for a norm other than 2: "channel-l1", "filter-linf". A pattern stays itself.
     """
     if isinstance(pattern, Pattern) and not isinstance(pattern, type):
         return pattern
     if not isinstance(pattern, str):
         raise TypeError(f"as_pattern: pattern: expected a name or a Pattern, got {type(pattern).__name__}")
-    if found := re.fullmatch(r"(\d+):(\d+)", pattern):
-        return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"(\d+):(\d+)(-transposable)?", pattern):
+        return NM(int(found[1]), int(found[2]), found[3] is not None)
     if found := re.fullmatch(r"(filter|channel|block(\d+)x(\d+))(?:-l(inf|\d+(?:\.\d+)?(?:e[+-]\d+)?))?", pattern):
         p = float(found[4] or 2.0)
         if found[2]:
             return Block(int(found[2]), int(found[3]), p)
         return Filter(p) if found[1] == "filter" else Channel(p)
     if pattern != "unstructured":
-        names = "unstructured, filter, channel, 2:4, block4x4"
-        raise ValueError(f"as_pattern: pattern: expected {names} or alike, got {pattern!r}")
+        names = "unstructured, filter, channel, 2:4, block4x4 or alike"
+        raise ValueError(f"as_pattern: pattern: expected {names}, got {pattern!r}")
     return Unstructured()
 
 

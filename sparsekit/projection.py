@@ -13,10 +13,11 @@ from torch import Tensor
 
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
-from sparsekit.mask import Mask, Masks
+from sparsekit.mask import Masks
 from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
 from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
+from sparsekit.unit_masks import mask_of_units, nm_masks, ranked_values, unit_scores
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -106,7 +107,7 @@ class Projection:
             return self._fixed(self.pattern, scores, key, group)
         values = list(scores.values())
         if not isinstance(self.pattern, Unstructured):
-            values, key = [self._unit_scores(s, key) for s in values], "value"
+            values, key = [unit_scores(self.pattern, s, key) for s in values], "value"
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
         if floor:
             return self._with_floor(scores, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
@@ -151,12 +152,11 @@ class Projection:
         if torn and type(self.pattern) not in (Unstructured, Filter, NM):
             expected = "unstructured, filter or n:m for scores under Shard(0)"
             raise ValueError(f"Projection: pattern: expected {expected}, got {self.pattern!r}")
+        if isinstance(self.pattern, NM):
+            for s in spread:
+                self.pattern.unit_shape(tuple(shards.part(s).shape))
         if spread and isinstance(budget, int) and self.allocation.min_keep:
             raise ValueError(f"Projection: allocation: expected min_keep 0 for DTensors, got {self.allocation!r}")
-
-    def _unit_scores(self, scores: Tensor, key: Key) -> Tensor:
-        unit_shape = self.pattern.unit_shape(scores.shape)
-        return shards.on_parts(lambda s: self.pattern.unit_scores(s, key), scores, shape=unit_shape)
 
     def warm_start(self, layers: int, device: torch.device) -> Tensor:
         """State for ``warm`` that knows nothing yet, for scores of so many layers on a device."""
@@ -165,8 +165,10 @@ class Projection:
     def _select(
         self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None, warm: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """Masks of the best units, as words of single weights or bool of larger units, and whether NaN makes them invalid."""
-        options = {"key": key, "nan": self.nan, "out": "words" if isinstance(self.pattern, Unstructured) else "bool"}
+        """Masks of the best units, as words, or as bool where they are a shard's, and whether NaN makes them invalid."""
+        # Units of a shard may be a vector, whose words would be one row that cannot be sharded.
+        as_bool = any(map(shards.is_spread, values)) and not isinstance(self.pattern, Unstructured)
+        options = {"key": key, "nan": self.nan, "out": "bool" if as_bool else "words"}
         if isinstance(budget, int):
             if group is None:
                 return ops.topk_mask(values, budget, warm=warm, **options)
@@ -179,20 +181,14 @@ class Projection:
         return [part.masks[0] for part in parts], torch.stack([part.invalid for part in parts]).any()
 
     def _projected(self, scores: Mapping[str, Tensor], chosen: list[Tensor], invalid: Tensor) -> Projected:
-        masks = {}
-        for (name, s), units in zip(scores.items(), chosen, strict=True):
-            if isinstance(self.pattern, Unstructured):
-                masks[name] = Mask(units, tuple(s.shape))
-            else:
-                whole = shards.on_parts(lambda u, s: self.pattern.expand(u, s.shape), units, s, shape=s.shape)
-                masks[name] = Mask.from_dense(whole)
-        return Projected(Masks(masks), invalid)
+        layers = zip(scores.items(), chosen, strict=True)
+        return Projected(Masks({name: mask_of_units(self.pattern, kept, s) for (name, s), kept in layers}), invalid)
 
     def _with_floor(
         self, scores: Mapping[str, Tensor], values: list[Tensor], kept: int, key: Key, floor: int
     ) -> Projected:
         """Global selection with at least ``floor`` units in each layer: their best ones first, then the best of the rest."""
-        values, invalid = self._ranked(values, key)
+        values, invalid = ranked_values(values, key, self.nan)
         # Units that are NaN cannot fill a floor; without counting them (for "keep" none is left) the total would fall short.
         able = [int((~torch.isnan(v)).sum()) if self.nan == "drop" else v.numel() for v in values]
         floors = [min(floor, n) for n in able]
@@ -203,35 +199,19 @@ class Projection:
         rest = [v.masked_fill(s, torch.nan) for v, s in zip(values, secured, strict=True)]
         others = ops.topk_mask(rest, kept - sum(floors), key="value", nan="drop", out="bool").masks
         chosen = [s | o for s, o in zip(secured, others, strict=True)]
-        if isinstance(self.pattern, Unstructured):
-            chosen = [ops.pack_mask(c) for c in chosen]
         return self._projected(scores, chosen, invalid)
 
     def _check_fixed(self, pattern: NM, sparsity: float) -> None:
         """N:M fixes its own budget; any other sparsity is a contradiction."""
         kept_count(0, sparsity)  # is it a number in [0, 1)?
         if abs(float(sparsity) - (1 - pattern.n / pattern.m)) > 1e-9:
-            expected = f"{1 - pattern.n / pattern.m:g} for {pattern.n}:{pattern.m}"
+            expected = f"{1 - pattern.n / pattern.m:g} for {pattern.describe()}"
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
 
     def _fixed(self, pattern: NM, scores: Mapping[str, Tensor], key: Key, group: ProcessGroup | None) -> Projected:
-        ranked, invalid = self._ranked([shards.part(s) for s in scores.values()], key)
-        chosen = [pattern.select(s) for s in ranked]
-        masks = {
-            name: Mask.from_dense(shards.spread(c, s, s.shape))
-            for (name, s), c in zip(scores.items(), chosen, strict=True)
-        }
-        return Projected(Masks(masks), invalid if group is None else ops.any_rank(invalid, group))
-
-    def _ranked(self, values: list[Tensor], key: Key) -> tuple[list[Tensor], Tensor]:
-        """Values to be ranked as they are, in which NaN means never, and whether NaN makes the masks invalid."""
-        ranked = [v.abs() if key == "magnitude" else v for v in values]
-        missing = torch.stack([torch.isnan(v).any() for v in ranked]).any() if ranked else torch.tensor(False)
-        if self.nan == "keep":
-            # NaN becomes inf, and inf the largest number below, which in float64 no narrower score can be.
-            most = torch.finfo(torch.float64).max
-            ranked = [torch.where(torch.isnan(v), torch.inf, v.double().clamp(max=most)) for v in ranked]
-        return ranked, missing if self.nan == "error" else torch.zeros_like(missing)
+        masks, invalid = nm_masks(pattern, list(scores.values()), key, self.nan)
+        named = Masks(dict(zip(scores, masks, strict=True)))
+        return Projected(named, invalid if group is None else ops.any_rank(invalid, group))
 
 
 def _check_scores(scores: Any, may_be_empty: bool) -> None:

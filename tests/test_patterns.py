@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structured_oracles import best_tiles_oracle
 from torch import Tensor
 
 from sparsekit.patterns import NM, Block, Channel, Filter, Pattern, Unstructured, as_pattern
@@ -214,6 +215,21 @@ def test_select_is_a_stable_sort_of_every_group(shape: tuple[int, ...], m: int, 
     assert int(mask.sum()) == pattern.fixed_budget(shape)
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (8, 12), (4, 8, 3)], ids=str)
+def test_transposable_select_keeps_the_largest_sums(shape: tuple[int, ...]) -> None:
+    pattern, scores = NM(2, 4, transposable=True), random(shape, 5)
+    scores[0, 1] = math.nan
+    mask = pattern.select(scores)
+    assert torch.equal(mask, best_tiles_oracle(scores, "value", "drop"))
+    assert torch.equal(pattern.select(scores.transpose(0, 1).contiguous().transpose(0, 1)), mask)
+    assert int(mask.sum()) <= pattern.fixed_budget(shape) == math.prod(shape) // 2
+
+
+def test_the_plain_pattern_is_another_one() -> None:
+    assert NM(2, 4) != NM(2, 4, transposable=True) and repr(NM(2, 4)) == "NM(n=2, m=4)"
+    assert NM(2, 4, transposable=False) == NM(2, 4) and hash(NM(2, 4)) == hash(NM(2, 4, False))
+
+
 def test_fixed_budget() -> None:
     assert NM(2, 4).fixed_budget((3, 8, 5)) == 60
     others = (Unstructured(), Filter(), Channel(), Block(2, 2))
@@ -231,6 +247,7 @@ def test_fixed_budget() -> None:
         ("filter-l0.5", Filter(p=0.5)),
         ("2:4", NM(2, 4)),
         ("1:16", NM(1, 16)),
+        ("2:4-transposable", NM(2, 4, transposable=True)),
         ("block4x4", Block(4, 4)),
         ("block1x16-l1", Block(1, 16, p=1)),
     ],
@@ -247,7 +264,9 @@ def test_every_norm_has_a_name(p: float) -> None:
     assert as_pattern(Channel(p).describe()) == Channel(p)
 
 
-@pytest.mark.parametrize("name", ["", "filters", "2:", "2:4:8", "block4", "block4x", "channel-l", "2:4-l1", "Filter"])
+@pytest.mark.parametrize(
+    "name", ["", "filters", "2:", "2:4:8", "2:4-", "transposable", "block4", "block4x", "channel-l", "2:4-l1", "Filter"]
+)
 def test_unknown_names(name: str) -> None:
     with pytest.raises(ValueError, match=r"as_pattern: pattern: expected unstructured, .* got '"):
         as_pattern(name)
@@ -268,6 +287,19 @@ def test_objects_that_are_no_pattern(value: Any) -> None:
         (lambda: NM(0, 4), r"NM: n, m: expected integers, 1 <= n <= m, got 0, 4"),
         (lambda: as_pattern("5:4"), r"NM: n, m: expected integers, 1 <= n <= m, got 5, 4"),
         (lambda: NM(1.0, 4), r"NM: n, m: expected integers, 1 <= n <= m, got 1.0, 4"),  # pyright: ignore
+        (
+            lambda: as_pattern("1:4-transposable"),
+            r"NM: transposable: expected False, or True for 2:4, got True for 1:4",
+        ),
+        (lambda: NM(4, 8, True), r"NM: transposable: expected False, or True for 2:4, got True for 4:8"),
+        (lambda: NM(2, 4, 1), r"NM: transposable: expected False, or True for 2:4, got 1 for 2:4"),  # pyright: ignore
+        (lambda: NM(5, 4, True), r"NM: n, m: expected integers, 1 <= n <= m, got 5, 4"),
+        (
+            lambda: NM(2, 4, True).unit_shape((8, 6)),
+            r"NM: shape: expected dim 1 divisible by 4, got \(8, 6\); skip it or",
+        ),
+        (lambda: NM(2, 4, True).select(torch.ones(6, 8)), r"NM: shape: expected dim 0 divisible by 4, got \(6, 8\)"),
+        (lambda: NM(2, 4, True).fixed_budget((2, 4)), r"NM: shape: expected dim 0 divisible by 4"),
         (lambda: Block(0, 4), r"Block: h, w: expected integers >= 1, got 0, 4"),
         (lambda: Filter().unit_shape((3,)), r"Filter: shape: expected at least 2 dimensions, all integers >= 0"),
         (lambda: Channel().unit_size((3,)), r"Channel: shape: expected at least 2 dimensions"),

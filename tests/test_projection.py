@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structured_oracles import best_tiles_oracle
 from torch import Tensor
 
+from sparsekit import ops
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.mask import Masks
 from sparsekit.patterns import NM, Block, Channel, Filter, Pattern, Unstructured
@@ -263,6 +265,117 @@ def test_n_of_m_with_nan(nan, expected) -> None:
     assert Projection("1:4", nan="keep")(one, 0.75).masks["a"].dense()[0].tolist() == [False, False, True, False]
 
 
+@pytest.mark.parametrize("nan", ["error", "drop", "keep"])
+@pytest.mark.parametrize("key", ["magnitude", "value"])
+def test_transposable(key, nan) -> None:
+    shapes = {"conv": (8, 4, 2, 1), "fc": (4, 12)}
+    projection = Projection("2:4-transposable", nan=nan)
+    for levels in (0, 1):
+        scores = draw(7, levels, shapes)
+        masks, invalid = projection(scores, 0.5, key)
+        assert not bool(invalid) and list(masks) == list(shapes)
+        assert same(masks, {name: best_tiles_oracle(s, key, nan) for name, s in scores.items()})
+        assert masks.count() * 2 == masks.numel
+    scores["fc"][1, 2] = math.nan
+    masks, invalid = projection(scores, 0.5, key)
+    assert bool(invalid) == (nan == "error") and bool(masks["fc"].dense()[1, 2]) == (nan == "keep")
+    assert same(masks, {name: best_tiles_oracle(s, key, nan) for name, s in scores.items()})
+
+
+class PlainFilter(Filter):
+    """The same pattern, but not ours: everything goes through its own methods."""
+
+
+class PlainChannel(Channel):
+    """As PlainFilter."""
+
+
+class PlainBlock(Block):
+    """As PlainFilter."""
+
+
+class PlainNM(NM):
+    """As PlainFilter."""
+
+
+TWINS = [
+    (Filter(), PlainFilter()),
+    (Filter(math.inf), PlainFilter(math.inf)),
+    (Channel(1), PlainChannel(1)),
+    (Channel(3), PlainChannel(3)),
+    (Block(2, 3), PlainBlock(2, 3)),
+    (Block(3, 40, 1), PlainBlock(3, 40, 1)),
+]
+
+
+@pytest.mark.parametrize("allocation", [Global(), Global(min_keep=1), Uniform(), ERK(min_keep=1)], ids=repr)
+@pytest.mark.parametrize("ours, theirs", TWINS, ids=lambda p: repr(p))
+def test_fused_projections_equal_those_through_the_patterns_own_methods(ours, theirs, allocation) -> None:
+    shapes = SHAPES | {"wide": (6, 11, 3, 3), "square": (33, 70)}
+    for key, nan in itertools.product(("magnitude", "value"), ("error", "drop", "keep")):
+        scores = draw(11, 0, shapes)
+        if nan != "error":
+            scores["wide"][2, 3, 1, 1], scores["fc"][4, 4] = math.nan, math.inf
+        fused = Projection(ours, allocation, nan)(scores, 0.4, key)
+        generic = Projection(theirs, allocation, nan)(scores, 0.4, key)
+        assert fused.masks == generic.masks and bool(fused.invalid) == bool(generic.invalid)
+
+
+@pytest.mark.parametrize("n, m, transposable", [(2, 4, False), (1, 3, False), (2, 4, True)])
+def test_fused_n_of_m_equals_the_patterns_own_selection(n, m, transposable) -> None:
+    shapes = {"conv": (8, 2 * m, 3, 3), "fc": (12, 5 * m)}
+    for key, nan in itertools.product(("magnitude", "value"), ("error", "drop")):
+        for levels in (0, 1):
+            scores = draw(13, levels, shapes)
+            scores["fc"][3, 2] = math.nan
+            fused = Projection(NM(n, m, transposable), nan=nan)(scores, 1 - n / m, key)
+            generic = Projection(PlainNM(n, m, transposable), nan=nan)(scores, 1 - n / m, key)
+            assert fused.masks == generic.masks and bool(fused.invalid) == bool(generic.invalid) == (nan == "error")
+
+
+@pytest.mark.parametrize("allocation", [Global(), Global(min_keep=1), Uniform()], ids=repr)
+@pytest.mark.parametrize("pattern", [*SHAPED, NM(1, 1)], ids=repr)
+def test_no_mask_of_single_weights_is_formed(pattern, allocation, monkeypatch) -> None:
+    if isinstance(pattern, NM) and allocation.min_keep:
+        return
+    scores = {"conv": torch.randn(8, 6, 3, 3), "fc": torch.randn(16, 40)}
+    expected = Projection(pattern, allocation)(scores, 0.0 if isinstance(pattern, NM) else 0.5)
+    units = {name: math.prod(pattern.unit_shape(s.shape)) for name, s in scores.items()}
+    real = ops.pack_mask
+
+    def pack(mask: Tensor) -> Tensor:
+        assert mask.numel() in units.values() and mask.numel() < 432
+        return real(mask)
+
+    monkeypatch.setattr(ops, "pack_mask", pack)
+    for method in ("expand", "unit_scores", "select"):
+        monkeypatch.setattr(type(pattern), method, lambda *a: pytest.fail("went through the pattern"), raising=False)
+    again = Projection(pattern, allocation)(scores, 0.0 if isinstance(pattern, NM) else 0.5)
+    assert again.masks == expected.masks
+
+
+def bip_structured(scores: Mapping[str, Tensor], sparsity: float, dim: int) -> dict[str, Tensor]:
+    """Layer-wise structured masks as BiP describes them: rank filters or input channels by their L2 norm, keep the top."""
+    masks = {}
+    for name, s in scores.items():
+        norms = s.transpose(0, dim).flatten(1).norm(dim=1)
+        kept = kept_count(len(norms), sparsity)
+        chosen = torch.zeros(len(norms), dtype=torch.bool)
+        chosen[norms.argsort(descending=True)[:kept]] = True
+        masks[name] = chosen.view([-1 if d == dim else 1 for d in range(s.ndim)]).expand(s.shape)
+    return masks
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.72])
+@pytest.mark.parametrize("pattern, dim", [("filter", 0), ("channel", 1)])
+def test_the_structured_masks_of_bip(pattern, dim, sparsity) -> None:
+    shapes = {"conv": (16, 12, 3, 3), "pointwise": (24, 16, 1, 1), "fc": (10, 24)}
+    for seed in range(5):
+        scores = draw(seed, 0, shapes)
+        masks, _ = Projection(pattern, "uniform")(scores, sparsity)
+        assert same(masks, bip_structured(scores, sparsity, dim))
+
+
 def test_names_stand_for_objects() -> None:
     assert Projection("filter", "uniform") == Projection(Filter(), Uniform())
     assert Projection("2:4") == Projection(NM(2, 4), Global())
@@ -303,6 +416,21 @@ FC = {"fc": torch.randn(4, 8)}
             lambda: Projection("2:4", "erk"),
             ValueError,
             "Projection: allocation: expected global or uniform, as 2:4 fixes",
+        ),
+        (
+            lambda: Projection("2:4-transposable")(FC, 0.25),
+            ValueError,
+            "Projection: sparsity: expected 0.5 for 2:4-transposable, got 0.25",
+        ),
+        (
+            lambda: Projection("2:4-transposable")({"fc": torch.randn(6, 8)}, 0.5),
+            ValueError,
+            r"NM: shape: expected dim 0 divisible by 4, got \(6, 8\)",
+        ),
+        (
+            lambda: Projection("2:4-transposable", "erk"),
+            ValueError,
+            "Projection: allocation: expected global or uniform, as 2:4-transposable fixes",
         ),
         (lambda: Projection("2:4", {"fc": 0.9}), ValueError, "Projection: allocation: expected global or uniform"),
         (

@@ -20,13 +20,16 @@ from sparsekit.ops.masks import (
 )
 from sparsekit.ops.reference import rows_cols, words_shape
 from sparsekit.ops.serving import capabilities, native_info, prove_all
+from sparsekit.ops.structured import expand_units, group_scores, nm_mask, transposable_nm_mask
 
 __all__ = [
     "Selection",
     "any_rank",
     "capabilities",
     "dist_topk_mask",
+    "expand_units",
     "flip_rate",
+    "group_scores",
     "mask_counts",
     "mask_iou",
     "mask_weight",
@@ -35,6 +38,7 @@ __all__ = [
     "masked_conv3d",
     "masked_linear",
     "native_info",
+    "nm_mask",
     "pack_mask",
     "popcount",
     "prove_all",
@@ -43,6 +47,7 @@ __all__ = [
     "schemas",
     "topk_mask",
     "topk_mask_radix",
+    "transposable_nm_mask",
     "unpack_mask",
     "warm_start",
     "words_shape",

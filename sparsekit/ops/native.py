@@ -33,7 +33,14 @@ SCORE_DTYPES = {
 _SERIAL = 1 << 16
 
 
-def _threads(elements: int) -> int:
+def place(tensor: Tensor) -> tuple[int, int]:
+    """Device index and address of the current stream, where the CUDA functions of the module launch."""
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+    return tensor.get_device() if tensor.is_cuda else 0, stream
+
+
+def threads_for(elements: int) -> int:
+    """Threads that so many elements are worth."""
     return torch.get_num_threads() if elements >= _SERIAL else 1
 
 
@@ -41,7 +48,7 @@ def _pack_mask(mask: Tensor) -> Tensor:
     mask = mask.contiguous()
     rows, cols = reference.rows_cols(mask.shape)
     words = torch.empty(reference.words_shape(mask.shape), dtype=torch.int32)
-    _C.pack_mask(mask.data_ptr(), words.data_ptr(), rows, cols, _threads(mask.numel()))
+    _C.pack_mask(mask.data_ptr(), words.data_ptr(), rows, cols, threads_for(mask.numel()))
     return words
 
 
@@ -49,13 +56,15 @@ def _unpack_mask(words: Tensor, shape: Sequence[int]) -> Tensor:
     words = words.contiguous()
     rows, cols = reference.rows_cols(shape)
     mask = torch.empty(tuple(shape), dtype=torch.bool)
-    _C.unpack_mask(words.data_ptr(), mask.data_ptr(), rows, cols, _threads(mask.numel()))
+    _C.unpack_mask(words.data_ptr(), mask.data_ptr(), rows, cols, threads_for(mask.numel()))
     return mask
 
 
 def _popcount(words: Tensor) -> Tensor:
     words = words.contiguous()
-    return torch.tensor(_C.popcount(words.data_ptr(), words.numel(), _threads(words.numel() * 32)), dtype=torch.int64)
+    return torch.tensor(
+        _C.popcount(words.data_ptr(), words.numel(), threads_for(words.numel() * 32)), dtype=torch.int64
+    )
 
 
 def _mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
@@ -91,7 +100,7 @@ def _mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
         [cols],
         weight.element_size(),
         [spatial],
-        _threads(weight.numel()),
+        threads_for(weight.numel()),
     )
     return out if dtype == weight.dtype else out.to(dtype)
 
@@ -115,7 +124,7 @@ def _topk_mask(
     starts = list(known) if len(known) else [None] * len(groups)
     missing = 0
     for group, budget, start in zip(groups, kept, starts, strict=True):
-        options = (key, nan, _threads(sum(v.numel() for v in values[group])))
+        options = (key, nan, threads_for(sum(v.numel() for v in values[group])))
         if scope == "row":
             missing += _select_rows(values[group][0], words[group][0], budget, options)
         else:
@@ -151,7 +160,7 @@ def _key_histogram(scores: Sequence[Tensor], first: Tensor, shift: int, bins: in
     counts = torch.zeros(len(scores), bins, dtype=torch.int64)
     if scores:
         values, sizes = [threshold.plain(s) for s in scores], [s.numel() for s in scores]
-        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, _threads(sum(sizes)))
+        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, threads_for(sum(sizes)))
         pointers = [v.data_ptr() for v in values]
         _C.key_histogram(pointers, sizes, counts.data_ptr(), int(first), shift, bins, *options)
     return counts
@@ -162,7 +171,7 @@ def _mask_at_threshold(scores: Sequence[Tensor], limit: Tensor, ties: Tensor, ke
     if scores:
         values, sizes = [threshold.plain(s) for s in scores], [reference.rows_cols(s.shape) for s in scores]
         rows, cols = [list(size) for size in zip(*sizes, strict=True)]
-        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, _threads(sum(v.numel() for v in values)))
+        options = (_C.dtypes[SCORE_DTYPES[values[0].dtype]], key, nan, threads_for(sum(v.numel() for v in values)))
         pointers = [v.data_ptr() for v in values], [w.data_ptr() for w in words]
         _C.mask_at_threshold(*pointers, rows, cols, int(limit), ties.tolist(), *options)
     return words

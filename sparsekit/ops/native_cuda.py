@@ -9,21 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops import reference
-from sparsekit.ops.native import _C, SCORE_DTYPES, layout
-
-
-def _place(tensor: Tensor) -> tuple[int, int]:
-    """Device index and address of the current stream."""
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
-    return tensor.get_device() if tensor.is_cuda else 0, stream
+from sparsekit.ops import reference, structured_native
+from sparsekit.ops.native import _C, SCORE_DTYPES, layout, place
 
 
 def pack_mask(mask: Tensor) -> Tensor:
     """As ops.pack_mask."""
     mask = mask.contiguous()
     words = torch.empty(reference.words_shape(mask.shape), dtype=torch.int32, device=mask.device)
-    _C.cuda_pack_mask(mask.data_ptr(), words.data_ptr(), *reference.rows_cols(mask.shape), *_place(mask))
+    _C.cuda_pack_mask(mask.data_ptr(), words.data_ptr(), *reference.rows_cols(mask.shape), *place(mask))
     return words
 
 
@@ -31,7 +25,7 @@ def unpack_mask(words: Tensor, shape: Sequence[int]) -> Tensor:
     """As ops.unpack_mask."""
     words = words.contiguous()
     mask = torch.empty(tuple(shape), dtype=torch.bool, device=words.device)
-    _C.cuda_unpack_mask(words.data_ptr(), mask.data_ptr(), *reference.rows_cols(shape), *_place(words))
+    _C.cuda_unpack_mask(words.data_ptr(), mask.data_ptr(), *reference.rows_cols(shape), *place(words))
     return mask
 
 
@@ -39,7 +33,7 @@ def popcount(words: Tensor) -> Tensor:
     """As ops.popcount."""
     words = words.contiguous()
     total = torch.empty((), dtype=torch.int64, device=words.device)
-    _C.cuda_popcount(words.data_ptr(), words.numel(), total.data_ptr(), *_place(words))
+    _C.cuda_popcount(words.data_ptr(), words.numel(), total.data_ptr(), *place(words))
     return total
 
 
@@ -48,7 +42,7 @@ def mask_counts(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     pairs = [(b.contiguous(), a.contiguous()) for b, a in zip(before, after, strict=True)]
     counts = torch.empty(len(pairs), 3, dtype=torch.int64, device=before[0].device)
     pointers = [b.data_ptr() for b, _ in pairs], [a.data_ptr() for _, a in pairs]
-    _C.cuda_mask_counts(*pointers, [b.numel() for b, _ in pairs], counts.data_ptr(), *_place(before[0]))
+    _C.cuda_mask_counts(*pointers, [b.numel() for b, _ in pairs], counts.data_ptr(), *place(before[0]))
     return counts
 
 
@@ -62,7 +56,7 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     rows, cols = reference.rows_cols(weight.shape)
     codes = [_C.dtypes[SCORE_DTYPES[d]] for d in (weight.dtype, dtype)]
     pointers = [weight.data_ptr()], [words.data_ptr()], [out.data_ptr()]
-    _C.cuda_mask_weights(*pointers, [rows], [cols], *codes, [spatial], *_place(weight))
+    _C.cuda_mask_weights(*pointers, [rows], [cols], *codes, [spatial], *place(weight))
     return out
 
 
@@ -102,7 +96,7 @@ def _select_rows(
     for value, target, budget in zip(values, words, kept, strict=True):
         sizes, code = reference.rows_cols(value.shape), _C.dtypes[SCORE_DTYPES[value.dtype]]
         pointers = value.data_ptr(), target.data_ptr()
-        _C.cuda_topk_mask_rows(*pointers, *sizes, budget, code, *options[:2], invalid.data_ptr(), *_place(value))
+        _C.cuda_topk_mask_rows(*pointers, *sizes, budget, code, *options[:2], invalid.data_ptr(), *place(value))
     return invalid
 
 
@@ -132,7 +126,7 @@ def _select(
     pointers = [v.data_ptr() for v in values], [w.data_ptr() for w in words]
     outputs = invalid.data_ptr(), warm.data_ptr() if len(warm) else 0, workspace.data_ptr(), size
     _C.cuda_topk_mask(
-        *pointers, rows, cols, list(kept), per_tensor, dtype, key, nan, *outputs, *_place(values[0]), method=method
+        *pointers, rows, cols, list(kept), per_tensor, dtype, key, nan, *outputs, *place(values[0]), method=method
     )
     return invalid
 
@@ -161,6 +155,7 @@ def samples(device: torch.device) -> dict[str, list[tuple[Any, ...]]]:
         "mask_counts": [([words, words[:5], words[:0]], [words.roll(1, 0), words[1:6], words[:0]])],
         "mask_weight": [(poisoned, words, torch.float32), (poisoned, words, torch.bfloat16)],
         "topk_mask": selections,
+        **structured_native.samples(device),
     }
 
 
@@ -171,4 +166,5 @@ CUDA_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "mask_counts": mask_counts,
     "mask_weight": mask_weight,
     "topk_mask": topk_mask,
+    **structured_native.CUDA_IMPLEMENTATIONS,
 }

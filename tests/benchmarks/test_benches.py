@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekit.benchmarks import bench_rows, bench_step, timing
+from sparsekit.benchmarks import bench_rows, bench_step, bench_structured, timing
 from sparsekit.benchmarks.rows import read_rows
 
 NUMBERS = {
@@ -46,6 +47,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bench_step, "build_network", build)
     monkeypatch.setattr(bench_step, "BATCH", 4)
+    networks = {"tiny": ((4, 3, 1, 1), (16, 32), (8, 16, 3, 3)), "resnet50": ((64, 64, 3, 3),)}
+    monkeypatch.setattr(bench_structured, "NETWORK_SHAPES", networks)
+    monkeypatch.setattr(bench_structured, "NETWORKS", ("tiny",))
     real = timing._time_all
     monkeypatch.setattr(timing, "_time_all", lambda *a: real(*a[:-2], 0, 0.0))  # no warming up, one call in a block
 
@@ -66,6 +70,20 @@ def check_rows(rows: list[dict[str, Any]], bench: str, problems: set[str], basel
 
 
 @pytest.mark.usefixtures("tiny")
+def test_rows_of_structured_masks() -> None:
+    rows = list(bench_structured.run(2))
+    chains = {pattern: {"norm + topk + index_put", "norm + sort + index_put"} for pattern in ("filter", "channel")}
+    chains |= {"2:4": {"view + topk + scatter"}, "8:16": {"view + topk + scatter"}}
+    chains |= {"2:4-transposable": {"matmul + argmax"}}
+    assert {row["problem"] for row in rows} == {f"tiny {pattern}" for pattern in chains}
+    for pattern, others in chains.items():
+        own = [row for row in rows if row["problem"] == f"tiny {pattern}"]
+        baseline = own[0]["provider"]
+        check_rows(own, "structured", {f"tiny {pattern}"}, baseline, others | {"sparsekit"})
+        assert baseline in others and {row["tensors"] for row in own} == {3 if ":" not in pattern else 2}
+
+
+@pytest.mark.usefixtures("tiny")
 def test_rows_of_training_steps() -> None:
     rows = list(bench_step.run(2))
     steps, iterations = [r for r in rows if r["bench"] == "step"], [r for r in rows if r["bench"] == "bip iteration"]
@@ -77,8 +95,35 @@ def test_rows_of_training_steps() -> None:
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_step, "bench_rows", lambda *a, **k: pytest.fail("made a row"))
+    for module in (bench_step, bench_structured):
+        monkeypatch.setattr(module, "bench_rows", lambda *a, **k: pytest.fail("made a row"))
     monkeypatch.setattr(timing, "_time_all", lambda *a: pytest.fail("timed"))
+
+
+def spoiled(masks: list[Tensor], other: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """The masks with the words of the last one in another order."""
+    return [*masks[:-1], other(masks[-1])]
+
+
+@pytest.mark.parametrize("pattern", ["filter", "channel", "2:4", "8:16", "2:4-transposable"])
+@pytest.mark.usefixtures("tiny", "untimed")
+def test_structured_masks_of_wrong_units_are_refused(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    real = bench_structured.providers
+    monkeypatch.setattr(bench_structured, "PATTERNS", (pattern,))
+    # As many weights, but others: rows change places, or units do.
+    for other in (lambda w: w.roll(4, 0), lambda w: w.roll(1, 0), torch.bitwise_not):
+        for name in real([torch.ones(8, 16)], pattern):
+
+            def wrong(scores: list[Tensor], p: str, name: str = name, other: Callable = other) -> dict[str, Any]:
+                functions = real(scores, p)
+                function = functions[name]
+                return functions | {name: lambda: spoiled(function(), other)}
+
+            if pattern == "channel" and other is not torch.bitwise_not:
+                continue  # all rows of its masks are the same
+            monkeypatch.setattr(bench_structured, "providers", wrong)
+            with pytest.raises(ValueError, match=f"bench_structured: {re.escape(name)}: expected the {pattern} masks"):
+                list(bench_structured.run(2))
 
 
 @pytest.mark.usefixtures("tiny", "untimed")

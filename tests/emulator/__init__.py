@@ -78,7 +78,7 @@ def require_emulator() -> None:
 
 def _module(flags: tuple[str, ...]) -> Path:
     sources = [p for p in sorted((ROOT / "csrc").iterdir()) if p.suffix in (".cpp", ".cu")]
-    common = ["-fPIC", "-DSPARSEKIT_CUDA=1", *flags, *_includes()]
+    common = ["-fPIC", "-ffp-contract=off", "-DSPARSEKIT_CUDA=1", *flags, *_includes()]
     # Bindings are slow to optimise and quick to run.
     levels = {p: "-O0" if p.name.startswith(("bind_", "module")) else "-O1" for p in [*sources, HERE / "emulator.cpp"]}
     options = {path: [level, *common] for path, level in levels.items()}

@@ -50,6 +50,13 @@ def op_samples() -> dict[str, list[tuple]]:
         "topk_mask": [([weight, image], [50], "magnitude", "global", "error"), ([weight], [3], "value", "row", "drop")],
         "key_histogram": [([weight, image], torch.tensor(0), 20, 2048, "magnitude", "error")],
         "mask_at_threshold": [([weight, image], torch.tensor(2**29), torch.tensor([1, 0]), "value", "drop")],
+        "group_scores": [(image, [4, 1], [1, 54], 2.0, "magnitude"), (weight, [2, 7], [3, 6], 1.0, "value")],
+        "expand_units": [
+            (ops.pack_mask(mask_of(rand(6))), [4, 6, 3, 3], [1, 6], [4, 9]),
+            (ops.pack_mask(mask_of(rand(2, 7))), [5, 40], [2, 7], [3, 6]),
+        ],
+        "nm_mask": [([weight, image[:, :4]], 2, 4, "magnitude", "error"), ([image], 1, 3, "value", "keep")],
+        "transposable_nm_mask": [([image[:, :4]], "magnitude", "error"), ([rand(8, 40)], "value", "drop")],
         "masked_linear": [
             (x, weight, words, bias),
             (rand(2, 3, 40), weight, words, None),

@@ -135,6 +135,104 @@ ERRORS = [
     ),
     (lambda: ops.topk_mask(S, 1, out="int"), ValueError, "topk_mask: out: expected one of words, bool, got 'int'"),
     (
+        lambda: ops.group_scores(torch.ones(3, 4, dtype=torch.int64), "filter"),
+        TypeError,
+        "group_scores: scores: expected a float64/32/16 or bfloat16 tensor, got torch.int64",
+    ),
+    (
+        lambda: ops.group_scores([[1.0]], "filter"),
+        TypeError,
+        "group_scores: scores: expected a float64/32/16 or bfloat16 tensor, got list",
+    ),
+    (
+        lambda: ops.group_scores(W, "row"),
+        ValueError,
+        "group_scores: groups: expected 'filter', 'channel' or a block (h, w) of ints >= 1, got 'row'",
+    ),
+    (
+        lambda: ops.group_scores(W, (0, 4)),
+        ValueError,
+        "group_scores: groups: expected 'filter', 'channel' or a block (h, w) of ints >= 1, got (0, 4)",
+    ),
+    (
+        lambda: ops.group_scores(B, "channel"),
+        ValueError,
+        "group_scores: shape: expected at least 2 dimensions for channels, got (5,)",
+    ),
+    (
+        lambda: ops.group_scores(W, "filter", p=0),
+        ValueError,
+        "group_scores: p: expected a number > 0 or inf, got 0",
+    ),
+    (
+        lambda: ops.group_scores(W, "filter", p=float("nan")),
+        ValueError,
+        "group_scores: p: expected a number > 0 or inf, got nan",
+    ),
+    (
+        lambda: ops.group_scores(W, "filter", key="abs"),
+        ValueError,
+        "group_scores: key: expected one of value, magnitude, got 'abs'",
+    ),
+    (
+        lambda: ops.expand_units(M, (5, 8), "filter"),
+        ValueError,
+        "expand_units: words: expected shape (1, 1) for units (5,), got (5, 1)",
+    ),
+    (
+        lambda: ops.expand_units(M.long(), (5, 8), (1, 2)),
+        TypeError,
+        "expand_units: words: expected dtype torch.int32, got torch.int64",
+    ),
+    (
+        lambda: ops.expand_units(M, (5,), "filter"),
+        ValueError,
+        "expand_units: shape: expected at least 2 dimensions for filters, got (5,)",
+    ),
+    (
+        lambda: ops.nm_mask(W, 2, 4),
+        TypeError,
+        "nm_mask: scores: expected a sequence of tensors, got one tensor",
+    ),
+    (
+        lambda: ops.nm_mask([W, W.int()], 2, 4),
+        TypeError,
+        "nm_mask: scores[1]: expected a float64/32/16 or bfloat16 tensor, got torch.int32",
+    ),
+    (
+        lambda: ops.nm_mask([W], 2, 3),
+        ValueError,
+        "nm_mask: scores[0]: expected dim 1 divisible by 3, got shape (5, 8)",
+    ),
+    (
+        lambda: ops.nm_mask([W, B], 1, 1),
+        ValueError,
+        "nm_mask: scores[1]: expected at least 2 dimensions, got shape (5,)",
+    ),
+    (lambda: ops.nm_mask([W], 5, 4), ValueError, "nm_mask: n, m: expected integers, 1 <= n <= m, got 5, 4"),
+    (lambda: ops.nm_mask([W], True, 4), ValueError, "nm_mask: n, m: expected integers, 1 <= n <= m, got True, 4"),
+    (lambda: ops.nm_mask([W], 2, 4, key="s"), ValueError, "nm_mask: key: expected one of value, magnitude, got 's'"),
+    (
+        lambda: ops.nm_mask([W], 2, 4, nan="zero"),
+        ValueError,
+        "nm_mask: nan: expected one of error, drop, keep, got 'zero'",
+    ),
+    (
+        lambda: ops.nm_mask([W, W.to("meta")], 2, 4),
+        ValueError,
+        "nm_mask: scores[1]: expected device cpu, got meta",
+    ),
+    (
+        lambda: ops.transposable_nm_mask([W]),
+        ValueError,
+        "transposable_nm_mask: scores[0]: expected dim 0 divisible by 4 and dim 1 divisible by 4, got shape (5, 8)",
+    ),
+    (
+        lambda: ops.transposable_nm_mask([W], nan="zero"),
+        ValueError,
+        "transposable_nm_mask: nan: expected one of error, drop, keep, got 'zero'",
+    ),
+    (
         lambda: ops.masked_linear(X, KERNEL, KM),
         ValueError,
         "masked_linear: weight: expected 2 dimensions, got shape (5, 4, 3, 3)",
@@ -232,7 +330,7 @@ def test_text(call, kind: type, text: str) -> None:
 
 
 def test_all_texts_have_the_house_form() -> None:
-    assert all(re.fullmatch(r"\w+: [\w\[\]]+: expected .+, got .+", text) for _, _, text in ERRORS)
+    assert all(re.fullmatch(r"\w+: [\w\[\], ]+: expected .+, got .+", text) for _, _, text in ERRORS)
 
 
 def test_int_input_under_autocast_is_refused_as_by_the_dense_layer() -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from oracles import DenseMasked, assert_within_yardstick, topk_oracle
 from torch import Tensor, nn
 
 from sparsekit import ops
+from sparsekit.ops import structured_native
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -125,3 +128,82 @@ def test_layers_do_not_wait_for_the_device(no_waiting: None) -> None:
     x, weight = torch.randn(8, 64, device=DEVICE), torch.randn(32, 64, device=DEVICE, requires_grad=True)
     words = ops.pack_mask(torch.rand(32, 64, device=DEVICE) < 0.5)
     ops.masked_linear(x, weight, words).sum().backward()
+
+
+def _scores(shape: tuple[int, ...], dtype: torch.dtype, special: bool) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    values = torch.tensor([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0] + [torch.nan, torch.inf, -torch.inf] * special)
+    normal = torch.randn(shape, generator=generator)
+    return torch.where(normal > 1, values[torch.randint(len(values), shape, generator=generator)], normal).to(dtype)
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.cpu().view(torch.int64 if x.dtype == torch.float64 else torch.int32)
+
+
+@pytest.fixture
+def structured_kernels() -> dict[str, Callable[..., Any]]:
+    if not ops.native_info()["cuda"]:
+        pytest.skip("sparsekit._C was built without nvcc")
+    return structured_native.CUDA_IMPLEMENTATIONS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_structured_kernels_give_the_bits_of_the_cpu(
+    dtype: torch.dtype, structured_kernels: dict[str, Callable[..., Any]]
+) -> None:
+    for shape in ((64, 32, 3, 3), (300, 1031), (1024, 4096), (8, 40004), (9000, 8)):
+        for special in (False, True):
+            scores = _scores(shape, dtype, special)
+            there = scores.to(DEVICE)
+            for groups in ("filter", "channel", (4, 4), (1, 16), (33, 70), (3, 300)):
+                unit_shape, grid, unit = ops.structured.units_of("test", shape, groups)
+                for key, p in (("value", 2.0), ("magnitude", 1.0), ("magnitude", 2.0), ("magnitude", torch.inf)):
+                    expected = ops.group_scores(scores, groups, p=p, key=key)
+                    found = structured_kernels["group_scores"](there, grid, unit, p, key).reshape(unit_shape)
+                    assert torch.equal(_bits(found), _bits(expected))
+                words = ops.pack_mask(torch.rand(unit_shape, generator=torch.Generator().manual_seed(5)) < 0.5)
+                found = structured_kernels["expand_units"](words.to(DEVICE), shape, grid, unit)
+                assert torch.equal(found.cpu(), ops.expand_units(words, shape, groups))
+
+
+@pytest.mark.parametrize("nan", ["error", "drop", "keep"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_n_of_m_kernels_give_the_masks_of_the_cpu(
+    dtype: torch.dtype, nan: str, structured_kernels: dict[str, Callable[..., Any]]
+) -> None:
+    for shape, special in itertools.product(((64, 32, 3, 3), (300, 1032), (1024, 4096), (12, 64, 1, 1)), (False, True)):
+        scores = [_scores(shape, dtype, special)]
+        there = [scores[0].to(DEVICE)]
+        for key in ("value", "magnitude"):
+            for n, m in ((2, 4), (4, 8), (1, 2), (5, 8)):
+                words, invalid = structured_kernels["nm_mask"](there, n, m, key, nan)
+                expected = ops.nm_mask(scores, n, m, key=key, nan=nan)
+                assert torch.equal(words[0].cpu(), expected.masks[0]) and bool(invalid) == bool(expected.invalid)
+            words, invalid = structured_kernels["transposable_nm_mask"](there, key, nan)
+            expected = ops.transposable_nm_mask(scores, key=key, nan=nan)
+            assert torch.equal(words[0].cpu(), expected.masks[0]) and bool(invalid) == bool(expected.invalid)
+
+
+def test_structured_kernels_are_captured_and_do_not_wait(
+    no_waiting: None, structured_kernels: dict[str, Callable[..., Any]]
+) -> None:
+    scores = torch.randn(64, 32, 3, 3, device=DEVICE)
+    units = ops.structured.units_of("test", scores.shape, "channel")
+
+    def project() -> list[Tensor]:
+        found = structured_kernels["group_scores"](scores, units.grid, units.unit, 2.0, "magnitude")
+        groups, _ = structured_kernels["nm_mask"]([scores], 2, 4, "magnitude", "error")
+        tiles, _ = structured_kernels["transposable_nm_mask"]([scores], "magnitude", "error")
+        kept = torch.full((1, 1), 0x55555555, dtype=torch.int32, device=DEVICE)
+        return [found, *groups, *tiles, structured_kernels["expand_units"](kept, scores.shape, units.grid, units.unit)]
+
+    project()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = project()
+    scores.mul_(scores.roll(1))
+    graph.replay()
+    expected = project()
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparsekit.allocation import Uniform, kept_count
-from sparsekit.nn import masked_layers, recalibrate_batchnorm, sparsify
+from sparsekit.io import load, save
+from sparsekit.nn import masked_layers, masks, recalibrate_batchnorm, sparsify
 from sparsekit.patterns import NM, Channel, Filter
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import CollapseWarning, Pruner
@@ -185,6 +186,28 @@ def test_n_of_m_patterns_work():
     sparsify(model)
     pruner = OneShotMagnitude(model, loss, 0.5, projection=Projection(NM(2, 4)))
     assert all((mask.dense().view(-1, 4).sum(1) == 2).all() for mask in pruner.masks.values())
+
+
+def test_a_transposable_pattern_survives_its_checkpoint(tmp_path):
+    def make(pattern):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8))
+        sparsify(model)
+        return model, OneShotMagnitude(model, loss, 0.5, projection=Projection(pattern))
+
+    model, pruner = make("2:4-transposable")
+    for mask in pruner.masks.values():
+        for weight in (mask.dense(), mask.dense().t()):
+            assert (weight.unflatten(1, (-1, 4)).sum(2) == 2).all()
+    save(model, tmp_path / "model")
+    plain, other = make(NM(2, 4))
+    assert other.masks != pruner.masks
+    assert masks(load(plain, tmp_path / "model")) == pruner.masks
+    _, again = make(NM(2, 4, transposable=True))
+    again.load_state_dict(pruner.state_dict())
+    assert again.masks == pruner.masks
+    with pytest.raises(ValueError, match="OneShotMagnitude: load_state_dict: expected projection"):
+        other.load_state_dict(pruner.state_dict())
 
 
 RUNS = {
