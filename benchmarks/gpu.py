@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".benchmarks" / "gpu.json"
 SOURCES = ("setup.py", "pyproject.toml", "csrc", "kernels", "sparsekit", "benchmarks")
-SUFFIXES = {".py", ".toml", ".cu", ".cpp", ".h", ".inl"}
+SUFFIXES = {".py", ".toml", ".cu", ".cuh", ".cpp", ".h", ".inl"}
 
 # A job is not started with less than this many seconds left.
 SHORTEST = 5.0

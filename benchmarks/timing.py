@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from sparsekit.benchmarks.checks import Check, require_equal, snapshot
-from sparsekit.benchmarks.clocks import Clock, CpuClock, CudaClock, Function
+from sparsekit.clocks import Clock, Function, Rounds, interleave, make_clock, quantiles, ratios
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def compare_times(
     for argument, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("min_block_s", min_block_s, 0)):
         if not value >= least:
             raise ValueError(f"compare_times: {argument}: expected a number >= {least}, got {value}")
-    clock = _make_clock(torch.device(device), graph=graph, flush=flush)
+    clock = make_clock(torch.device(device), graph=graph, flush=flush)
     if check is not None:
         _check_all(functions, baseline, check)
     return _time_all(functions, baseline, clock, repeats, warmup, min_block_s)
@@ -113,17 +112,6 @@ def _baseline_of(functions: Mapping[str, Function], baseline: str | None) -> str
     return baseline
 
 
-def _make_clock(device: torch.device, *, graph: bool, flush: bool) -> Clock:
-    """The clock of the device."""
-    if device.type == "cpu":
-        if graph:
-            raise ValueError("compare_times: graph: expected False on a CPU, got True")
-        return CpuClock()
-    if device.type == "cuda":
-        return CudaClock(device, graph=graph, flush=flush)
-    raise ValueError(f"compare_times: device: expected cpu or cuda, got {device}")
-
-
 def _check_all(functions: Mapping[str, Function], baseline: str, check: Check) -> None:
     """Runs every function once and compares its result with the baseline's."""
     expected = snapshot(functions[baseline]())  # a copy: others may write to the same storage
@@ -136,63 +124,29 @@ def _time_all(
     functions: Mapping[str, Function], baseline: str, clock: Clock, repeats: int, warmup: int, min_block_s: float
 ) -> dict[str, Timing]:
     """The interleaved rounds."""
-    prepared = {name: clock.prepare(function, warmup) for name, function in functions.items()}
-    calls = {name: _calibrate(function, clock, min_block_s) for name, function in prepared.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in functions}
-    eager: dict[str, list[float]] = {name: [] for name in functions}
-    names = list(functions)
-    for number in range(repeats):
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
-            seconds = clock.measure(prepared[name], calls[name])
-            rounds[name].append(seconds)
-            eager[name].append(clock.measure_eager(functions[name], calls[name], seconds))
-    reference = rounds[baseline]
-    return {name: _summary(name, baseline, rounds[name], reference, calls[name], eager[name]) for name in names}
+    found = interleave(functions, clock, repeats=repeats, warmup=warmup, min_block_s=min_block_s)
+    return {name: _summary(name, baseline, rounds, found[baseline].measured) for name, rounds in found.items()}
 
 
-def _calibrate(function: Function, clock: Clock, min_block_s: float) -> int:
-    """Number of calls that last `min_block_s` seconds."""
-    calls = 1
-    while calls < clock.max_calls:
-        seconds = clock.measure(function, calls)
-        if seconds * calls >= min_block_s:
-            break
-        wanted = math.ceil(1.1 * min_block_s / seconds) if seconds > 0 else clock.max_calls
-        calls = min(clock.max_calls, 10 * calls, max(calls + 1, wanted))
-    return calls
-
-
-def _summary(
-    name: str, baseline: str, rounds: Sequence[float], reference: Sequence[float], calls: int, eager: Sequence[float]
-) -> Timing:
+def _summary(name: str, baseline: str, rounds: Rounds, reference: Sequence[float]) -> Timing:
     """Quantiles of the times and of the ratios."""
-    low, median, high = quantiles(rounds)
-    pairs = zip(reference, rounds, strict=True)
-    slow, speedup, fast = quantiles([other / own if own > 0 else math.inf for other, own in pairs])
+    low, median, high = quantiles(rounds.measured)
+    slow, speedup, fast = quantiles(ratios(reference, rounds.measured))
     if name == baseline:
         slow = speedup = fast = 1.0
     return Timing(
         name=name,
         baseline=baseline,
-        rounds=tuple(rounds),
-        calls=calls,
+        rounds=tuple(rounds.measured),
+        calls=rounds.calls,
         median=median,
         low=low,
         high=high,
         speedup=speedup,
         speedup_low=slow,
         speedup_high=fast,
-        eager=statistics.median(eager),
+        eager=statistics.median(rounds.eager),
     )
-
-
-def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """20 % quantile, median and 80 % quantile of at least one number."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return fifths[0], statistics.median(values), fifths[3]
 
 
 class PedanticBenchmark(Protocol):

@@ -9,6 +9,7 @@ from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.doctor import diagnose
 from sparsekit.gradients import dense_gradients, gradients_at
 from sparsekit.io import load, save
+from sparsekit.layer_speed import SpeedReport, speed
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
@@ -36,6 +37,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Masks",
     "PerLayer",
     "Projection",
+    "SpeedReport",
     "Uniform",
     "Unstructured",
     "dense_gradients",
@@ -44,5 +46,6 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "kept_count",
     "load",
     "save",
+    "speed",
     "topk_mask",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: doctor, compare, prune, bench. The roof of the house: it may import everything, nothing imports it."""
+"""The command line: doctor, compare, prune, speed, bench. The roof: it may import everything, nothing imports it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
 from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.speed_cli import speed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Pruning for PyTorch: compare methods, prune a network, see what is installed.",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(speed)
 
 Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a folder of images (ImageFolder layout).")]
 NetworkName = Annotated[

@@ -15,7 +15,7 @@ import sparsekit as sk
 ROOT = Path(__file__).parents[1]
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
-    ["_C", "kernels", "nm", "allocation", "schedules", "criteria"],
+    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks"],
     ["patterns"],
     ["ops"],
     ["mask"],
@@ -23,15 +23,15 @@ FLOORS = [
     ["projection", "nn"],
     ["gradients"],
     ["pruners"],
-    ["io", "distributed", "doctor"],
+    ["io", "distributed", "doctor", "layer_speed"],
     ["sparsekit"],  # the package's __init__: the public names
     ["benchmarks"],
     ["console"],  # what the commands share
-    ["bench_cli"],  # the commands under `sparsekit bench`
+    ["bench_cli", "speed_cli"],  # commands in files of their own
     ["cli"],
     ["__main__"],
 ]
-LEAVES = ["nm", "allocation", "schedules", "criteria"]
+LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks"]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
 FLOOR = {unit: i for i, units in enumerate(FLOORS) for unit in units}
 PYTHON = sorted(p for folder in ("sparsekit", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
@@ -45,10 +45,10 @@ PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "ERK", "Filter",
     "Geometric", "Global", "IMP", "IMPOptions", "Linear", "Mask", "MaskedConv1d", "MaskedConv2d",
     "MaskedConv3d", "MaskedLayer", "MaskedLinear", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
-    "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "Uniform", "Unstructured",
+    "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured",
     "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "effective_weights", "finalize",
     "frozen_batchnorm", "gradients_at", "guard_", "kept_count", "load", "masked_layers", "masks",
-    "recalibrate_batchnorm", "save", "set_masks", "sparsify", "summary", "topk_mask",
+    "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 
@@ -125,7 +125,7 @@ def test_patterns_import_nothing_of_ours_but_nm() -> None:
     assert modules <= {"torch", "sparsekit", *sys.stdlib_module_names}
 
 
-COMMANDS = {"sparsekit/bench_cli.py", "sparsekit/cli.py"}
+COMMANDS = {"sparsekit/bench_cli.py", "sparsekit/cli.py", "sparsekit/speed_cli.py"}
 
 
 def test_only_the_cli_knows_the_benchmarks() -> None:
@@ -134,8 +134,13 @@ def test_only_the_cli_knows_the_benchmarks() -> None:
 
 
 def test_nobody_imports_the_roof() -> None:
-    importers = {(unit, relative(p)) for p in PYTHON for _, unit in edges(p) if unit in ("console", "bench_cli", "cli")}
-    allowed = {("cli", "sparsekit/__main__.py"), ("bench_cli", "sparsekit/cli.py")}
+    importers = {
+        (unit, relative(p))
+        for p in PYTHON
+        for _, unit in edges(p)
+        if unit in ("console", "bench_cli", "speed_cli", "cli")
+    }
+    allowed = {("cli", "sparsekit/__main__.py"), ("bench_cli", "sparsekit/cli.py"), ("speed_cli", "sparsekit/cli.py")}
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 
 
@@ -225,7 +230,7 @@ def test_public_names_exist_and_are_documented(name: str) -> None:
 def test_importing_the_package_is_light() -> None:
     heavy = {"torchvision", "timm", "matplotlib", "scipy", "sklearn", "typer", "rich", "jinja2", "triton"}
     for path in PYTHON:
-        if unit_of(module_of(path)) in ("benchmarks", "console", "bench_cli", "cli", "kernels"):
+        if unit_of(module_of(path)) in ("benchmarks", "console", "bench_cli", "speed_cli", "cli", "kernels"):
             continue
         top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
         names = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}

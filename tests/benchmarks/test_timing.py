@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparsekit.benchmarks import clocks, timing
+from sparsekit import clocks
+from sparsekit.benchmarks import timing
 from sparsekit.benchmarks.checks import require_close, require_equal, snapshot
 from sparsekit.benchmarks.timing import compare_times, compare_with_pytest, quantiles
 

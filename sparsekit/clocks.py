@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clocks of the timing protocol: perf_counter on a CPU, events and graph replay on a GPU."""
+"""Clocks and interleaved rounds of the timing protocol: perf_counter on a CPU, events and graph replay on a GPU."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -148,3 +151,68 @@ def _capture(function: Function, warmup: int) -> Function:
     with torch.cuda.graph(graph):
         function()
     return graph.replay
+
+
+@dataclass
+class Rounds:
+    """Times of one function, in seconds per call.
+
+    calls: calls in a round. measured: the clock's time of each round. eager: wall time of eager calls beside it.
+    """
+
+    calls: int
+    measured: list[float] = field(default_factory=list)
+    eager: list[float] = field(default_factory=list)
+
+
+def make_clock(device: torch.device, *, graph: bool = False, flush: bool = True) -> Clock:
+    """The clock of a CPU or CUDA device."""
+    if device.type == "cpu":
+        if graph:
+            raise ValueError("compare_times: graph: expected False on a CPU, got True")
+        return CpuClock()
+    if device.type == "cuda":
+        return CudaClock(device, graph=graph, flush=flush)
+    raise ValueError(f"compare_times: device: expected cpu or cuda, got {device}")
+
+
+def interleave(
+    functions: Mapping[str, Function], clock: Clock, *, repeats: int, warmup: int, min_block_s: float
+) -> dict[str, Rounds]:
+    """Rounds in which every function has one block of calls; each round starts with the next function."""
+    prepared = {name: clock.prepare(function, warmup) for name, function in functions.items()}
+    found = {name: Rounds(calls_lasting(function, clock, min_block_s)) for name, function in prepared.items()}
+    names = list(functions)
+    for number in range(repeats):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            rounds = found[name]
+            seconds = clock.measure(prepared[name], rounds.calls)
+            rounds.measured.append(seconds)
+            rounds.eager.append(clock.measure_eager(functions[name], rounds.calls, seconds))
+    return found
+
+
+def calls_lasting(function: Function, clock: Clock, seconds: float) -> int:
+    """Number of calls that last so many seconds together."""
+    calls = 1
+    while calls < clock.max_calls:
+        each = clock.measure(function, calls)
+        if each * calls >= seconds:
+            break
+        wanted = math.ceil(1.1 * seconds / each) if each > 0 else clock.max_calls
+        calls = min(clock.max_calls, 10 * calls, max(calls + 1, wanted))
+    return calls
+
+
+def ratios(reference: Sequence[float], own: Sequence[float]) -> list[float]:
+    """How many times faster than the reference, round by round."""
+    return [other / mine if mine > 0 else math.inf for other, mine in zip(reference, own, strict=True)]
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """20 % quantile, median and 80 % quantile of at least one number."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    return fifths[0], statistics.median(values), fifths[3]
