@@ -100,3 +100,31 @@ class MaskedConvFunction(torch.autograd.Function):
             op = getattr(torch.ops.sparsekit, name + "_backward")
             grads = op(dy, x, weight, words, *ctx.geometry, needs, ctx.dense_grad)
         return (*_needed(name, (dy, x, weight), grads, needs), None, None, None, None, None)
+
+
+def _at_once(function: Any) -> Any:
+    """The same function with forward and set-up in one, which torch.func cannot transform.
+
+    For a separate ``setup_context`` torch inspects the signature of ``forward`` in every call; that takes twice the time
+    of the rest of a small layer.
+    """
+
+    class AtOnce(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            output = function.forward(*inputs)
+            function.setup_context(ctx, inputs, output)
+            return output
+
+        backward = function.backward
+
+    return AtOnce
+
+
+_AT_ONCE = {function: _at_once(function) for function in (MaskedLinearFunction, MaskedConvFunction)}
+
+
+def differentiable(function: Any, *inputs: Any) -> Tensor:
+    """``function.apply(*inputs)`` by the shortest way; ``inputs`` are all of its arguments, in order."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (function if transformed else _AT_ONCE[function]).apply(*inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparsekit.ops.autograd import MaskedConvFunction, MaskedLinearFunction
+from sparsekit.ops.autograd import MaskedConvFunction, MaskedLinearFunction, differentiable
 from sparsekit.ops.masks import check_words, choose
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -56,7 +56,7 @@ def masked_linear(
         raise ValueError(f"masked_linear: x: expected last dimension {weight.shape[1]}, got shape {tuple(x.shape)}")
     check_words("masked_linear", words, weight.shape)
     x, bias = _autocast("masked_linear", x, weight, bias)
-    return MaskedLinearFunction.apply(x, weight, words, bias, dense_grad)  # pyright: ignore[reportReturnType]
+    return differentiable(MaskedLinearFunction, x, weight, words, bias, dense_grad)
 
 
 def _per_dim(function: str, argument: str, value: int | Sequence[int], n: int) -> list[int]:
@@ -127,8 +127,9 @@ def _masked_conv(
         batched, before = F.pad(batched, _flat_pad(before, after), mode=padding_mode), [0] * n
     elif before != after:
         batched = F.pad(batched, _flat_pad([0] * n, [a - b for a, b in zip(after, before, strict=True)]))
-    y = MaskedConvFunction.apply(batched, weight, words, bias, strides, before, dilations, groups, dense_grad)
-    return y if x.ndim == n + 2 else y.squeeze(0)  # pyright: ignore
+    geometry = (strides, before, dilations, groups)
+    y = differentiable(MaskedConvFunction, batched, weight, words, bias, *geometry, dense_grad)
+    return y if x.ndim == n + 2 else y.squeeze(0)
 
 
 def masked_conv1d(
