@@ -75,6 +75,8 @@ void cuda_topk_rows(uintptr_t scores, uintptr_t words, int64_t rows, int64_t col
                     const std::string& key, const std::string& nan, uintptr_t invalid, int device, uintptr_t stream) {
   require_sizes("topk_mask_rows", rows, cols);
   require_kept("topk_mask_rows", kept, cols);
+  // A block counts the keys of a row in 32 bits.
+  require(cols < int64_t{1} << 32, "topk_mask_rows: cols: expected less than 2^32, got " + std::to_string(cols));
   check(cuda::topk_mask_rows({pointer<void>(scores), pointer<uint32_t>(words), rows, cols}, kept,
                              select_options("topk_mask", dtype, key, nan, 1, ""), pointer<uint8_t>(invalid), device, stream));
 }

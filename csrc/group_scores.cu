@@ -4,12 +4,17 @@
 
 #include "group_sums.cuh"
 
+// Blocks at most; beyond it each has several parts of the work.
+#ifndef SPARSEKIT_GROUP_BLOCKS
+#define SPARSEKIT_GROUP_BLOCKS (1 << 20)
+#endif
+
 namespace sparsekit::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlockCols = 1024;  // columns of narrow units that a block adds side by side
-constexpr int64_t kMaxBlocks = 1 << 20;
+constexpr int64_t kMaxBlocks = SPARSEKIT_GROUP_BLOCKS;
 
 // What the host divides, so that no thread has to.
 struct Plan {
@@ -17,6 +22,7 @@ struct Plan {
   int64_t strips;           // strips of all rows of the grid
   int64_t units_per_block;  // narrow units side by side in a block
   int64_t stretches;        // blocks side by side
+  int64_t blocks;           // of narrow units, maybe more than a grid can have
 };
 
 __device__ void write_leaf(const UnitScores& problem, double* scratch, int64_t unit, int64_t leaf, double total) {
@@ -56,18 +62,19 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
 template <int kWidth>
 constexpr int kNarrowThreads = kBlockCols / kWidth < kThreads ? kBlockCols / kWidth : kThreads;
 
-// One block per stretch of narrow units and kStrips strips: a thread adds columns, then the columns of a unit are added.
+template <int kStrips>
+struct NarrowSums {
+  double columns[kStrips][kBlockCols];
+};
+
+// A stretch of narrow units and kStrips strips: a thread adds columns, then the columns of a unit are added.
 template <class T, Family kFamily, int kWidth, int kStrips>
-__global__ void __launch_bounds__(kNarrowThreads<kWidth>) narrow_kernel(const __grid_constant__ UnitScores problem,
-                                                                       double* scratch, Plan plan) {
+__device__ void add_stretch(const UnitScores& problem, double* scratch, const Plan& plan, int64_t block,
+                            NarrowSums<kStrips>& sums) {
   constexpr int kStride = kNarrowThreads<kWidth>;
-  struct Sums {
-    double columns[kStrips][kBlockCols];
-  };
-  SPARSEKIT_SHARED(Sums, sums);
   const UnitGrid& grid = problem.grid;
-  const int64_t group = divide(blockIdx.x, plan.stretches);
-  const int64_t first_unit = (blockIdx.x - group * plan.stretches) * plan.units_per_block;
+  const int64_t group = divide(block, plan.stretches);
+  const int64_t first_unit = (block - group * plan.stretches) * plan.units_per_block;
   const int64_t left = first_unit * grid.w, end = left + plan.units_per_block * grid.w;
   const int count = static_cast<int>((end < grid.cols ? end : grid.cols) - left), width = static_cast<int>(grid.w);
   const T* tops[kStrips];
@@ -118,6 +125,16 @@ __global__ void __launch_bounds__(kNarrowThreads<kWidth>) narrow_kernel(const __
   }
 }
 
+template <class T, Family kFamily, int kWidth, int kStrips>
+__global__ void __launch_bounds__(kNarrowThreads<kWidth>) narrow_kernel(const __grid_constant__ UnitScores problem,
+                                                                       double* scratch, Plan plan) {
+  SPARSEKIT_SHARED(NarrowSums<kStrips>, sums);
+  for (int64_t block = blockIdx.x; block < plan.blocks; block += gridDim.x) {
+    add_stretch<T, kFamily, kWidth>(problem, scratch, plan, block, sums);
+    __syncthreads();
+  }
+}
+
 // One warp per unit adds the leaves.
 template <Family kFamily>
 __global__ void __launch_bounds__(kThreads) leaves_kernel(const __grid_constant__ UnitScores problem, const double* scratch,
@@ -148,7 +165,7 @@ int64_t units_of_block(int64_t w, int64_t width) {
 template <class T, Family kFamily, int kWidth>
 cudaError_t launch_width(const UnitScores& problem, double* scratch, uintptr_t stream) {
   const UnitGrid& grid = problem.grid;
-  Plan plan = {grid.wide(), grid.high() * grid.strips(), 0, 0};
+  Plan plan = {grid.wide(), grid.high() * grid.strips(), 0, 0, 0};
   if (grid.w > kLanes) {
     const int64_t blocks = blocks_for(grid.units() * grid.leaves());
     return launch(&wide_kernel<T, kFamily, kWidth>, blocks, kThreads, stream, false, problem, scratch, plan);
@@ -159,8 +176,8 @@ cudaError_t launch_width(const UnitScores& problem, double* scratch, uintptr_t s
   constexpr int kMany = kWidth == 1 ? 1 : 4, kBlock = kNarrowThreads<kWidth>;
   const bool flat = grid.h < 8;
   const auto kernel = flat ? &narrow_kernel<T, kFamily, kWidth, kMany> : &narrow_kernel<T, kFamily, kWidth, 1>;
-  const int64_t blocks = ceil_divide(plan.strips, flat ? kMany : 1) * plan.stretches;
-  return launch(kernel, blocks, kBlock, stream, false, problem, scratch, plan);
+  plan.blocks = ceil_divide(plan.strips, flat ? kMany : 1) * plan.stretches;
+  return launch(kernel, std::min(kMaxBlocks, plan.blocks), kBlock, stream, false, problem, scratch, plan);
 }
 
 template <class T, Family kFamily>

@@ -32,10 +32,13 @@ SPARSEKIT_BOTH double as_double(float value) { return value; }
 SPARSEKIT_BOTH double as_double(double value) { return value; }
 SPARSEKIT_BOTH double as_double(BFloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
 SPARSEKIT_BOTH double as_double(Half value) {
-  // The exponent is moved by a product, which is exact and serves subnormal numbers too; only that of inf and NaN is set.
-  const float scaled = float_of_bits(static_cast<uint32_t>(value.bits & 0x7fffu) << 13) * 0x1p112f;
-  const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
-  return float_of_bits(bits_of_float(scaled) | special | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
+  // Numbers below 2^-14 are subnormal in 16 bits only: as the fraction of one between 2^-14 and 2^-13, less 2^-14, they are
+  // exact in 32 bits, and no float on the way is subnormal, which the processor may have been told to take for zero.
+  constexpr uint32_t kLeast = 113u << 23;  // 2^-14
+  const uint32_t magnitude = value.bits & 0x7fffu, fraction = magnitude << 13;
+  const uint32_t small = bits_of_float(float_of_bits((fraction & 0x007fffffu) | kLeast) - float_of_bits(kLeast));
+  const uint32_t large = magnitude < 0x7c00u ? fraction + (112u << 23) : fraction | 0x7f800000u;
+  return float_of_bits((magnitude < 0x0400u ? small : large) | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
 }
 
 // Calls visit(T{}) with the element type of dtype.

@@ -165,6 +165,7 @@ int64_t resident_blocks(Kernel kernel, int device) {
   if (code == cudaSuccess) code = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
   if (code == cudaSuccess && cooperative == 0) code = cudaErrorNotSupported;
   if (code == cudaSuccess) code = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, kTopkThreads, 0);
+  if (code == cudaSuccess && processors * each == 0) code = cudaErrorInvalidValue;
   return code == cudaSuccess ? int64_t{processors} * each : -static_cast<int64_t>(code);
 }
 

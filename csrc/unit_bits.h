@@ -15,8 +15,9 @@ SPARSEKIT_BOTH uint32_t expanded_word(const UnitBits& units, int64_t a, int64_t 
   // In a list the units of row a start at bit a * wide; otherwise each row of the grid has words of its own.
   const uint32_t* const bits = units.listed ? units.bits : units.bits + a * words_per_row(wide);
   const int64_t first = units.listed ? a * wide : 0;
-  if (grid.w == 1 && (!units.listed || grid.high() == 1)) return bits[word];  // a bit per column already
   const int64_t begin = word * kWordBits, end = begin + kWordBits < grid.cols ? begin + kWordBits : grid.cols;
+  // A bit per column already.
+  if (grid.w == 1 && (!units.listed || grid.high() == 1)) return bits[word] & valid_bits(end - begin);
   uint32_t result = 0;
   int64_t unit = begin / grid.w;
   for (int64_t col = begin; col < end; ++unit) {

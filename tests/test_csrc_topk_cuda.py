@@ -111,7 +111,21 @@ def test_bad_arguments_are_refused() -> None:
         module.cuda_topk_mask(*lists, [3], False, *rest)
     with pytest.raises(ValueError, match="method: expected one of bracket, radix, got sort"):
         module.cuda_topk_mask(*lists, [3], False, *rest, method="sort")
+    with pytest.raises(ValueError, match=r"topk_mask_rows: cols: expected less than 2\^32, got 4294967296"):
+        module.cuda_topk_mask_rows(0, 0, 0, 2**32, 1, 0, "value", "error", 0, 0, 0)
     assert (words == -1).all()
+
+
+def test_a_device_that_runs_no_block_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, device = emulated(*SMALL), 63  # which nothing has asked how many it runs
+    score, words, invalid = torch.randn(4, 8), new_words((4, 8)), torch.zeros(1, dtype=torch.uint8)
+    workspace = torch.zeros(module.cuda_topk_workspace([4], [8], False, 0), dtype=torch.uint8)
+    memory = invalid.data_ptr(), 0, workspace.data_ptr(), len(workspace)
+    monkeypatch.setenv("EMULATOR_PROCESSORS", "0")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        module.cuda_topk_mask(
+            [score.data_ptr()], [words.data_ptr()], [4], [8], [3], False, 0, "value", "error", *memory, device, 0
+        )
 
 
 @pytest.mark.gpu

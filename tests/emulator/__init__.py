@@ -27,7 +27,7 @@ CACHE = ROOT / ".benchmarks" / "emulator"
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 # Small tiles and few bins: a thousand scores make many tiles, blocks and rounds.
 SIZES = {"THREADS": 64, "SHOTS": 1, "DIGIT": 5, "ROW_BLOCKS": 3}
-SMALL = tuple(f"-DSPARSEKIT_TOPK_{name}={value}" for name, value in SIZES.items())
+SMALL = tuple(f"-DSPARSEKIT_TOPK_{name}={value}" for name, value in SIZES.items()) + ("-DSPARSEKIT_GROUP_BLOCKS=3",)
 _loaded: dict[tuple[str, ...], ModuleType] = {}
 
 

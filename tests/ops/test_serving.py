@@ -103,6 +103,20 @@ def test_a_failed_proof_is_told_once_and_pytorch_serves(monkeypatch: pytest.Monk
     assert ops.capabilities()["pack_mask"]["cuda"] == "torch (native failed its proof)"
 
 
+def test_a_proof_without_memory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(mask: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(serving, "_proofs", {})
+    monkeypatch.setitem(native_cuda.CUDA_IMPLEMENTATIONS, "pack_mask", hungry)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        serving.serves("pack_mask", CPU)
+    assert serving._proofs == {}
+
+
 def test_inside_a_capture_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "_proofs", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

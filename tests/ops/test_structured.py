@@ -216,6 +216,18 @@ def test_extreme_scores(dtype: torch.dtype) -> None:
         assert same_bits(found, values.float() + 0.0)  # exact for all 16-bit numbers
 
 
+def test_flushing_subnormal_numbers_leaves_small_halves() -> None:
+    """They are subnormal in 16 bits, but not in the precision of the sums."""
+    halves = torch.arange(64 * 32, dtype=torch.int16).view(torch.float16).reshape(32, 64)
+    scores, tiles = ops.group_scores(halves, "filter"), ops.transposable_nm_mask([halves]).masks[0]
+    assert torch.set_flush_denormal(True)
+    try:
+        flushed, flushed_tiles = ops.group_scores(halves, "filter"), ops.transposable_nm_mask([halves]).masks[0]
+    finally:
+        torch.set_flush_denormal(False)
+    assert (scores > 0).all() and torch.equal(flushed, scores) and torch.equal(flushed_tiles, tiles)
+
+
 def test_strides_and_offsets_do_not_matter() -> None:
     scores = random((8, 6, 3, 3), seed=6)
     views = [

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
-from emulator import emulated
+from emulator import SMALL, emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -66,9 +66,9 @@ def bits(x: Tensor) -> Tensor:
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 
-def kernel(name: str, *arguments: Any) -> Any:
+def kernel(name: str, *arguments: Any, flags: Sequence[str] = ()) -> Any:
     """The CUDA implementation of an op with emulated kernels, to which a CPU tensor is device memory."""
-    with mock.patch.multiple(structured_native, _C=emulated()):
+    with mock.patch.multiple(structured_native, _C=emulated(*flags)):
         return structured_native.CUDA_IMPLEMENTATIONS[name](*arguments)
 
 
@@ -102,6 +102,27 @@ def test_group_scores_in_any_order() -> None:
         scores = random(shape, torch.float32, 2)
         expected = torch.ops.sparsekit.group_scores(scores, grid, unit, 2.0, "magnitude")
         assert torch.equal(bits(kernel("group_scores", scores, grid, unit, 2.0, "magnitude")), bits(expected))
+
+
+def test_more_parts_than_a_grid_has_blocks() -> None:
+    """SMALL has three blocks at most."""
+    for shape, groups in CASES:
+        _, grid, unit = units_of("test", shape, groups)
+        scores = random(shape, torch.float16, 3)
+        expected = torch.ops.sparsekit.group_scores(scores, grid, unit, 2.0, "magnitude")
+        for aligned in (scores, shifted(scores)):
+            got = kernel("group_scores", aligned, grid, unit, 2.0, "magnitude", flags=SMALL)
+            assert torch.equal(bits(got), bits(expected))
+
+
+def test_padding_bits_of_units_stay_behind() -> None:
+    for units, shape, grid, unit in (((3, 1), (3, 5), (3, 5), (1, 1)), ((1, 1), (3, 5), (1, 5), (3, 1))):
+        words = torch.full(units, -1, dtype=torch.int32)
+        for got in (
+            kernel("expand_units", words, shape, grid, unit),
+            torch.ops.sparsekit.expand_units(words, shape, grid, unit),
+        ):
+            assert torch.equal(got, ops.pack_mask(torch.ones(shape, dtype=torch.bool)))
 
 
 shapes = st.one_of(
