@@ -89,8 +89,10 @@ def emulated(*flags: str) -> ModuleType:
     """The module, built with ``flags`` if it is not there yet. Skips where the emulator cannot be built."""
     require_emulator()
     if flags not in _loaded:
-        spec = importlib.util.spec_from_file_location("_C", _module(flags))
+        # pybind11 keeps one module for each name; the part after the dot names the function that makes it.
+        spec = importlib.util.spec_from_file_location(f"emulated{len(_loaded)}._C", _module(flags))
         assert spec is not None and spec.loader is not None
         _loaded[flags] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(_loaded[flags])
+        assert len({id(module) for module in _loaded.values()}) == len(_loaded)
     return _loaded[flags]
