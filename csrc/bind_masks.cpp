@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings.h"
 #include "mask_cpu.h"
+#include "masked_linear.h"
 
 namespace sparsekit {
 namespace {
@@ -76,6 +77,13 @@ void bind_masks(py::module_& module) {
     require_sizes("pack_mask", rows, cols);
     pack_mask(pointer<uint8_t>(mask), pointer<uint32_t>(words), rows, cols, threads);
   }, "mask"_a, "words"_a, "rows"_a, "cols"_a, "threads"_a = 1, released);
+  module.def("masked_linear", [](uintptr_t x, uintptr_t weight, uintptr_t words, uintptr_t bias, uintptr_t y, int64_t tokens,
+                                 int64_t rows, int64_t cols, int threads, const std::string& force) {
+    require_sizes("masked_linear", rows, cols);
+    require(tokens >= 0, "masked_linear: tokens: expected a size >= 0, got " + std::to_string(tokens));
+    masked_linear({pointer<float>(x), pointer<float>(weight), pointer<uint32_t>(words), pointer<float>(bias), pointer<float>(y),
+                   tokens, rows, cols}, threads, force);
+  }, "x"_a, "weight"_a, "words"_a, "bias"_a, "y"_a, "tokens"_a, "rows"_a, "cols"_a, "threads"_a = 1, "force"_a = "", released);
   module.def("unpack_mask", [](uintptr_t words, uintptr_t mask, int64_t rows, int64_t cols, int threads) {
     require_sizes("unpack_mask", rows, cols);
     unpack_mask(pointer<uint32_t>(words), pointer<uint8_t>(mask), rows, cols, threads);

@@ -20,6 +20,7 @@ unpack_mask(words, mask, rows, cols, threads=1)
 popcount(words, count, threads=1) -> int
 mask_counts(before, after, sizes, counts, threads=1, force="")
 mask_weights(weights, words, outs, rows, cols, itemsize, spatial=[], threads=1, force="")
+masked_linear(x, weight, words, bias, y, tokens, rows, cols, threads=1, force="")
 topk_mask(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="", warm=0,
           method="bracket") -> int
 topk_mask_rows(scores, words, rows, cols, kept, dtype, key="magnitude", nan="error", threads=1, force="") -> int
@@ -59,6 +60,7 @@ key_histogram and mask_at_threshold work on integer keys that order the scores: 
 has the lowest key, -2^(bits - 1), or with "keep" the highest but one. counts: int64 [tensors, bins], where bin b holds the keys
 whose distance above `first` is in [b << shift, (b + 1) << shift). The mask has the keys above the threshold, and in tensor i the
 first ties[i] equal to it. Neither `first` nor the threshold is the lowest or the highest key.
+masked_linear is y = x @ where(m, weight, 0).T + bias in float32, for few rows of x; bias may be 0.
 spatial[i] > 1: weight and out are channels-last with that many spatial positions; an empty list means 1 everywhere.
 
 A unit is an h x w rectangle of the scores [rows, cols], smaller at the edges; group_scores writes the p-norm of each, or

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops import reference, threshold
+from sparsekit.ops import formulas, reference, threshold
 from sparsekit.ops.schemas import LIBRARY
 
 try:
@@ -31,6 +31,9 @@ SCORE_DTYPES = {
 }
 # Below this many elements starting a thread costs more than it saves.
 _SERIAL = 1 << 16
+# For more rows of x than these, PyTorch's product gains more than the masked weight costs; a weight that fits the caches
+# costs less. By the least number of weights.
+FEW_TOKENS = {1 << 22: 64, 0: 8}
 
 
 def place(tensor: Tensor) -> tuple[int, int]:
@@ -177,12 +180,26 @@ def _mask_at_threshold(scores: Sequence[Tensor], limit: Tensor, ties: Tensor, ke
     return words
 
 
+def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
+    tokens = x.numel() // max(weight.shape[1], 1)
+    few = next(most for least, most in FEW_TOKENS.items() if weight.numel() >= least)
+    plain = x.dtype == weight.dtype == torch.float32 and weight.is_contiguous() and not weight.is_neg()
+    if not (plain and 0 < tokens <= few and weight.numel() and (bias is None or bias.dtype == torch.float32)):
+        return formulas.linear(x, _mask_weight(weight, words, x.dtype), bias)
+    rows, words = threshold.plain(x), words.contiguous()
+    y, bias = x.new_empty(*x.shape[:-1], weight.shape[0]), None if bias is None else threshold.plain(bias)
+    pointers = [0 if t is None else t.data_ptr() for t in (rows, weight, words, bias, y)]
+    _C.masked_linear(*pointers, tokens, *weight.shape, threads_for(weight.numel()))
+    return y
+
+
 CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
     "popcount": _popcount,
     "mask_counts": _mask_counts,
     "mask_weight": _mask_weight,
+    "masked_linear": _masked_linear,
     "topk_mask": _topk_mask,
     "key_histogram": _key_histogram,
     "mask_at_threshold": _mask_at_threshold,
