@@ -14,6 +14,7 @@ from sparsekit.nn.access import (
 )
 from sparsekit.nn.attach import SparsifyReport, finalize, sparsify
 from sparsekit.nn.batchnorm import frozen_batchnorm, recalibrate_batchnorm
+from sparsekit.nn.cached import cached_weights
 from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
 from sparsekit.nn.guard import guard_
 from sparsekit.nn.linear import MaskedLinear
@@ -26,6 +27,7 @@ __all__ = [
     "MaskedLayer",
     "MaskedLinear",
     "SparsifyReport",
+    "cached_weights",
     "dense_gradient",
     "dense_state_dict",
     "effective_weights",

@@ -18,8 +18,8 @@ for _name in ("masked_conv1d", "masked_conv2d", "masked_conv3d"):
 
 
 def _masked_forward(layer: Any, input: Tensor, masked_conv: Callable[..., Tensor]) -> Tensor:
-    if layer._effective is not None:
-        return layer._conv_forward(input, layer._effective, layer.bias)
+    if (weight := layer._stand_in(input)) is not None:
+        return layer._conv_forward(input, weight, layer.bias)
     return masked_conv(
         input,
         layer.weight,

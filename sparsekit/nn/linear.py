@@ -30,6 +30,6 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in] -> [..., out]."""
-        if self._effective is not None:
-            return F.linear(input, self._effective, self.bias)
+        if (weight := self._stand_in(input)) is not None:
+            return F.linear(input, weight, self.bias)
         return masked_linear(input, self.weight, self.mask_words, self.bias, dense_grad=self.dense_grad)

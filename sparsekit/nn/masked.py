@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.mask import Mask
+
+if TYPE_CHECKING:
+    from sparsekit.nn.cached import WeightCache
 
 WORDS = "mask_words"
 _NO_MASKS = "Checkpoint has no masks for {count} sparse layer{s}; pass `masks='infer'` to take zeros as masks, "
@@ -31,6 +34,14 @@ class MaskedLayer(nn.Module):
     dense_grad: bool = False
     # A tensor that stands in for the masked weight (sparsekit.effective_weights); differentiable any number of times.
     _effective: Tensor | None = None
+    # Of sparsekit.cached_weights, while its context lasts.
+    _cache: WeightCache | None = None
+
+    def _stand_in(self, input: Tensor) -> Tensor | None:
+        """What serves as the weight for this input instead of weight and mask."""
+        if self._effective is not None or self._cache is None:
+            return self._effective
+        return self._cache.of(self, input)
 
     def _init_mask(self) -> None:
         self.register_buffer(WORDS, Mask.full(self.weight.shape, self.weight.device).words)

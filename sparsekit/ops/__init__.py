@@ -7,7 +7,7 @@ from __future__ import annotations
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
 from sparsekit.ops.counts import flip_rate, mask_counts, mask_iou, regrow_count
 from sparsekit.ops.distributed import any_rank, dist_topk_mask
-from sparsekit.ops.layers import masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
+from sparsekit.ops.layers import compute_dtype, masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
 from sparsekit.ops.masks import (
     Selection,
     mask_weight,
@@ -26,6 +26,7 @@ __all__ = [
     "Selection",
     "any_rank",
     "capabilities",
+    "compute_dtype",
     "dist_topk_mask",
     "expand_units",
     "flip_rate",

@@ -17,14 +17,25 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 AUTOCAST_DEVICES = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
 
 
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast multiplies x in, or None if it leaves x alone."""
+    device = x.device.type
+    casts = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+    casts = casts and x.is_floating_point() and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else None
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype that a masked layer multiplies x and weight in: autocast's, or the one of both; None if they differ."""
+    return _autocast_dtype(x) or (weight.dtype if x.dtype == weight.dtype else None)
+
+
 def _autocast(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Check x and bias, and cast them as autocast does for the dense op; the weight is cast while it is masked."""
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"{function}: bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    device = x.device.type
-    casts = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
-    if casts and x.is_floating_point() and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    dtype = _autocast_dtype(x)
+    if dtype is not None:
         return x.to(dtype), None if bias is None else bias.to(dtype)
     for name, value in (("x", x), ("bias", bias)):
         if value is not None and value.dtype != weight.dtype:

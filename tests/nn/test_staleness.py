@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 import sparsekit as sk
+from sparsekit import ops
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(2))
 
@@ -156,3 +160,92 @@ def test_moving_between_modes_keeps_the_output() -> None:
     sk.set_masks(model, random_masks(model))
     outputs = [model.train(mode)(X) for mode in (True, False, True, False)]
     assert all(torch.equal(y, outputs[0]) for y in outputs)
+
+
+UNSEEN = (".data", "numpy", "the words themselves", "memory format")
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name not in UNSEEN])
+def test_cached_weights_see_what_pytorch_counts(name: str) -> None:
+    model = Net().eval()
+    sk.sparsify(model)
+    sk.set_masks(model, random_masks(model))
+    with sk.cached_weights(model):
+        for _ in range(2):
+            with torch.no_grad():
+                before = model(X)
+                torch.testing.assert_close(before, expected(model))
+            CHANGES[name](model)
+            with torch.no_grad():
+                for _ in range(2):
+                    torch.testing.assert_close(model(X), expected(model))
+                assert not torch.allclose(model(X), before)
+
+
+def test_cached_weights_are_formed_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, formed = Net(), []
+    sk.sparsify(model)
+    real = ops.mask_weight
+    monkeypatch.setattr(ops, "mask_weight", lambda *a: formed.append(a) or real(*a))
+    with torch.no_grad(), sk.cached_weights(model):
+        first = [model(X) for _ in range(3)]
+        assert len(formed) == 2
+        with sk.cached_weights(model):
+            model(X)
+            assert len(formed) == 4
+        with torch.autocast("cpu", torch.bfloat16):
+            y = [model(X) for _ in range(2)]
+            assert len(formed) == 6 and y[0].dtype == torch.bfloat16
+        model(X)
+    assert len(formed) == 8 and all(torch.equal(y, first[0]) for y in first)
+    assert model.conv._cache is None and not _global_optimizer_post_hooks
+    through_data(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), expected(model))
+
+
+def test_a_cache_serves_no_gradients_no_recorded_programs_and_no_odd_tensors() -> None:
+    model = Net().eval()
+    sk.sparsify(model)
+    sk.set_masks(model, random_masks(model))
+    with sk.cached_weights(model):
+        model(X).sum().backward()
+        assert model.conv.weight.grad is not None
+        with torch.no_grad():
+            model(X)
+            exported = torch.export.export(model, (X,))
+            compiled = torch.compile(model, backend="eager", fullgraph=True)
+            compiled(X)
+        in_place(model)
+        with torch.no_grad():
+            torch.testing.assert_close(exported.module()(X), expected(model))
+            torch.testing.assert_close(compiled(X), expected(model))
+            single = model.conv(X[0])
+            torch.testing.assert_close(single, model.conv(X)[0])
+        with torch.inference_mode():
+            torch.testing.assert_close(model(X), expected(model))
+        for wrong, error in ((torch.ones(2, 3), ValueError), (torch.ones(2, 4).double(), TypeError)):
+            with torch.no_grad(), pytest.raises(error, match="masked_linear: x"):
+                model.fc(wrong)
+        with torch.no_grad(), pytest.raises(ValueError, match="masked_conv2d: x"):
+            model.conv(torch.ones(2, 2, 6, 6))
+
+
+def test_copies_and_states_know_nothing_of_a_cache() -> None:
+    model = Net()
+    sk.sparsify(model)
+    keys = list(model.state_dict())
+    with torch.no_grad(), sk.cached_weights(model):
+        model(X)
+        assert list(model.state_dict()) == keys
+        twin = copy.deepcopy(model)
+        assert twin.conv._cache is None and pickle.loads(pickle.dumps(model)).fc._cache is None
+        through_data(twin)
+        torch.testing.assert_close(twin(X), expected(twin))
+        with pytest.raises(RuntimeError), sk.cached_weights(model):
+            raise RuntimeError
+        sk.finalize(model)
+    torch.testing.assert_close(model(X), model(X))
+    for wrong, error in ((nn.Linear(2, 2), ValueError), (3, TypeError)):
+        with pytest.raises(error, match="cached_weights: model: expected"), sk.cached_weights(wrong):  # type: ignore
+            pass
