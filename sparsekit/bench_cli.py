@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,69 @@ def topk(
         else:
             OUT.print(_table(rows))
             OUT.print(f"rows: {out}", highlight=False)
+
+
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Out = Annotated[Path, typer.Option(help="JSONL file that rows are added to.")]
+Repeats = Annotated[int, typer.Option(help="Interleaved rounds.")]
+ROWS = Path("runs/bench.jsonl")
+
+
+@bench_app.command()
+def linear(
+    device: Device = "cpu",
+    out: Out = ROWS,
+    repeats: Repeats = 30,
+    only: Annotated[str | None, typer.Option(help="Glob on names of cases, such as '8x4096x4096/*'.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Time masked linear layers against dense ones and masks by PyTorch, forward and as a training step."""
+    _run("bench_masked_linear", (repeats, device, out), as_json, only=only, compiled=compiled)
+
+
+@bench_app.command()
+def structured(device: Device = "cpu", out: Out = ROWS, repeats: Repeats = 30, as_json: Json = False) -> None:
+    """Time masks of filters, channels and n:m against chains of PyTorch calls."""
+    _run("bench_structured", (repeats, device, out), as_json)
+
+
+def _run(program: str, settings: tuple[int, str, Path], as_json: bool, **options: Any) -> None:
+    """One of the programs benchmarks/bench_*.py: its rows go to the file as they come, then to the terminal."""
+    with reported("finished rows are kept"):
+        from sparsekit.benchmarks import bench_rows
+        from sparsekit.benchmarks.rows import append_row
+
+        repeats, device, out = settings
+        bench_rows.check_options(repeats, device, out)
+        rows = []
+        for row in importlib.import_module(f"sparsekit.benchmarks.{program}").run(repeats, device, **options):
+            append_row(out, row)
+            rows.append(row)
+            if row["provider"] == row["baseline"]:
+                ERR.print(row["problem"], highlight=False)
+        if as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            OUT.print(_ratios(rows))
+            OUT.print(f"rows: {out}", highlight=False)
+
+
+def _ratios(rows: list[dict[str, Any]]) -> Table:
+    from sparsekit.benchmarks.reporting.wording import seconds_text, times
+
+    table = Table(title=rows[0]["bench"], caption="ratio: time of a problem's first provider over own time")
+    table.add_column("problem, provider")
+    for name in ("median", "ratio"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if row["provider"] == row["baseline"]:
+            table.add_section()
+            table.add_row(row["problem"])
+        table.add_row(f"  {row['provider']}", seconds_text(row["median_s"]), times(row["ratio"]))
+    return table
 
 
 def _measure(problems: list[Any], repeats: int, device: str, out: Path) -> list[dict[str, Any]]:
