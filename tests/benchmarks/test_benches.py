@@ -46,7 +46,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
             )
 
     monkeypatch.setattr(bench_step, "build_network", build)
-    monkeypatch.setattr(bench_step, "BATCH", 4)
+    monkeypatch.setattr(bench_step, "SETTINGS", {"cpu": (bench_step.Setting("resnet20", batch=4),)})
     networks = {"tiny": ((4, 3, 1, 1), (16, 32), (8, 16, 3, 3)), "resnet50": ((64, 64, 3, 3),)}
     monkeypatch.setattr(bench_structured, "NETWORK_SHAPES", networks)
     monkeypatch.setattr(bench_structured, "NETWORKS", ("tiny",))
@@ -88,9 +88,9 @@ def test_rows_of_training_steps() -> None:
     rows = list(bench_step.run(2))
     steps, iterations = [r for r in rows if r["bench"] == "step"], [r for r in rows if r["bench"] == "bip iteration"]
     assert len(rows) == len(steps) + len(iterations)
-    problem = {"resnet20 b128 0.9"}
+    problem = {"resnet20 b4 0.9"}
     check_rows(steps, "step", problem, "dense step", {"dense step", "masked step", "torch.nn.utils.prune step"})
-    check_rows(iterations, "bip iteration", problem, "masked step", {"masked step", "BiP iteration"})
+    check_rows(iterations, "bip iteration", problem, "masked step", {"masked step", "dense step", "BiP iteration"})
 
 
 @pytest.fixture
