@@ -481,12 +481,30 @@ for thing, what, error, text, args in (
     ("load", "masks", V, "masks: expected one of stored, dense, infer, got 'all'", (net(), "never", "all")),
 ):
     case(thing, what, error, f"{thing}: {text}", getattr(sk, thing), *args)
+for what, error, text, arguments, options in (
+    ("no module", T, "model: expected a torch.nn.Module, got int", (3, torch.ones(1)), {}),
+    ("repeats", V, "repeats: expected an int >= 1, got 0", (net(), torch.ones(2, 4)), {"repeats": 0}),
+    ("a bool for repeats", V, "repeats: expected an int >= 1, got True", (net(), torch.ones(2, 4)), {"repeats": True}),
+):
+    case("speed", what, error, f"speed: {text}", partial(sk.speed, *arguments, **options))
+
+
+def enter(model: Any) -> None:
+    with sk.cached_weights(model):
+        pass
+
+
+for what, error, text, model in (
+    ("no module", T, "expected a torch.nn.Module, got NoneType", None),
+    ("no masks", V, "expected masked layers, got none; call sparsify first", nn.Linear(2, 2)),
+):
+    case("cached_weights", what, error, f"cached_weights: model: {text}", enter, model)
 case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PROBLEM).read)
 
 # These take any Module, or nothing at all.
 TOTAL = {"dense_gradient", "dense_state_dict", "diagnose", "frozen_batchnorm", "masked_layers", "masks", "summary"}
-# A protocol, a warning and a result: nobody calls them.
-NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport"}
+# A protocol, a warning and results: nobody calls them.
+NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport", "SpeedReport"}
 
 
 @pytest.mark.parametrize(
