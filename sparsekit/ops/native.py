@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsekit.ops import formulas, reference, threshold
-from sparsekit.ops.schemas import LIBRARY
+from sparsekit.ops.schemas import LIBRARY, masked_conv_backward, masked_linear_backward
 
 try:
     from sparsekit import _C  # pyright: ignore[reportAttributeAccessIssue]
@@ -193,6 +194,19 @@ def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None
     return y
 
 
+def _mask_in_place(dz: Tensor, words: Tensor) -> Tensor:
+    """where(m, dz, 0) for a gradient that nobody else holds. New memory would cost more, at its first use, than masking."""
+    spatial = layout(dz)
+    if spatial is None or dz.element_size() not in (2, 4, 8) or dz.is_neg() or not dz.numel():
+        return _mask_weight(dz, words, dz.dtype)
+    words, (rows, cols), pointer = words.contiguous(), reference.rows_cols(dz.shape), [dz.data_ptr()]
+    _C.mask_weights(
+        pointer, [words.data_ptr()], pointer, [rows], [cols], dz.element_size(), [spatial], threads_for(dz.numel())
+    )
+    return dz
+
+
+_masked_conv_backward = partial(masked_conv_backward, mask=_mask_in_place)
 CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "pack_mask": _pack_mask,
     "unpack_mask": _unpack_mask,
@@ -200,6 +214,8 @@ CPU_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "mask_counts": _mask_counts,
     "mask_weight": _mask_weight,
     "masked_linear": _masked_linear,
+    "masked_linear_backward": partial(masked_linear_backward, mask=_mask_in_place),
+    **{f"masked_conv{n}d_backward": _masked_conv_backward for n in (1, 2, 3)},
     "topk_mask": _topk_mask,
     "key_histogram": _key_histogram,
     "mask_at_threshold": _mask_at_threshold,

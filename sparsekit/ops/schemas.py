@@ -8,7 +8,7 @@ Tensors that a backward op was not asked for come back empty, because an op cann
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 from sparsekit.ops import formulas, reference
 
 LIBRARY = torch.library.Library("sparsekit", "DEF")
+MaskGradient = Callable[[Tensor, Tensor], Tensor]
 DEFAULT = "CompositeExplicitAutograd"
 OP_NAMES = [
     "pack_mask",
@@ -61,27 +62,41 @@ def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None
     return formulas.linear(x, _mask_weight(weight, words, x.dtype), bias)
 
 
-def _weight_gradient(dz: Tensor, weight: Tensor, words: Tensor, need: bool, dense_grad: bool) -> Tensor:
+def _masked(dz: Tensor, words: Tensor) -> Tensor:
+    return _mask_weight(dz, words, dz.dtype)
+
+
+def _weight_gradient(
+    dz: Tensor, weight: Tensor, words: Tensor, wanted: tuple[bool, bool], mask: MaskGradient
+) -> Tensor:
+    need, dense_grad = wanted
     if not need:
         return dz
     dz = dz.to(weight.dtype)
-    return dz if dense_grad else _mask_weight(dz, words, dz.dtype)
+    return dz if dense_grad else mask(dz, words)
 
 
-def _masked_linear_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, words: Tensor, needs: Sequence[bool], dense_grad: bool
+def masked_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    words: Tensor,
+    needs: Sequence[bool],
+    dense_grad: bool,
+    mask: MaskGradient = _masked,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The op of that name; ``mask`` may write to the gradient that it masks."""
     # The masked weight is formed again instead of kept alive: one streaming pass against a tensor per layer.
     z = _mask_weight(weight, words, x.dtype) if needs[0] else weight
     dx, dz, db = formulas.linear_backward(dy, x, z, needs)
-    return dx, _weight_gradient(dz, weight, words, needs[1], dense_grad), db
+    return dx, _weight_gradient(dz, weight, words, (needs[1], dense_grad), mask), db
 
 
 def _masked_conv(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None, *geometry) -> Tensor:
     return formulas.conv(x, _mask_weight(weight, words, x.dtype), bias, *geometry)
 
 
-def _masked_conv_backward(
+def masked_conv_backward(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -92,11 +107,13 @@ def _masked_conv_backward(
     groups: int,
     needs: Sequence[bool],
     dense_grad: bool,
+    mask: MaskGradient = _masked,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The ops of that name for every number of dimensions; ``mask`` as above."""
     # Without dx the weight's values are not read, only its shape and dtype.
     z = _mask_weight(weight, words, x.dtype) if needs[0] else weight.to(x.dtype)
     dx, dz, db = formulas.conv_backward(dy, x, z, stride, padding, dilation, groups, needs)
-    return dx, _weight_gradient(dz, weight, words, needs[1], dense_grad), db
+    return dx, _weight_gradient(dz, weight, words, (needs[1], dense_grad), mask), db
 
 
 for _name, _implementation in {
@@ -107,9 +124,9 @@ for _name, _implementation in {
     "mask_weight": reference.mask_weight,
     "topk_mask": reference.topk_mask,
     "masked_linear": _masked_linear,
-    "masked_linear_backward": _masked_linear_backward,
+    "masked_linear_backward": masked_linear_backward,
     **{f"masked_conv{n}d": _masked_conv for n in (1, 2, 3)},
-    **{f"masked_conv{n}d_backward": _masked_conv_backward for n in (1, 2, 3)},
+    **{f"masked_conv{n}d_backward": masked_conv_backward for n in (1, 2, 3)},
 }.items():
     LIBRARY.impl(_name, _implementation, DEFAULT)
 
@@ -157,9 +174,9 @@ for _name, _fake in {
     "topk_mask": _fake_topk,
     # The formulas call only ops with fakes, so shapes and strides of the fake are those of the real thing.
     "masked_linear": _masked_linear,
-    "masked_linear_backward": _masked_linear_backward,
+    "masked_linear_backward": masked_linear_backward,
     **{f"masked_conv{n}d": _masked_conv for n in (1, 2, 3)},
-    **{f"masked_conv{n}d_backward": _masked_conv_backward for n in (1, 2, 3)},
+    **{f"masked_conv{n}d_backward": masked_conv_backward for n in (1, 2, 3)},
 }.items():
     torch.library.register_fake(f"sparsekit::{_name}", _fake, lib=LIBRARY)
 
