@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of every element type as double, exactly; for the CPU and the CUDA part alike.
+// Scores of every element type as double, 16-bit ones as float too, exactly; for the CPU and the CUDA part alike.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -28,15 +28,18 @@ SPARSEKIT_BOTH uint32_t bits_of_float(float value) {
   return bits;
 }
 
-SPARSEKIT_BOTH double as_double(float value) { return value; }
-SPARSEKIT_BOTH double as_double(double value) { return value; }
-SPARSEKIT_BOTH double as_double(BFloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
-SPARSEKIT_BOTH double as_double(Half value) {
+SPARSEKIT_BOTH float as_float(BFloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
+SPARSEKIT_BOTH float as_float(Half value) {
   // The exponent is moved by a product, which is exact and serves subnormal numbers too; only that of inf and NaN is set.
   const float scaled = float_of_bits(static_cast<uint32_t>(value.bits & 0x7fffu) << 13) * 0x1p112f;
   const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
   return float_of_bits(bits_of_float(scaled) | special | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
 }
+
+SPARSEKIT_BOTH double as_double(float value) { return value; }
+SPARSEKIT_BOTH double as_double(double value) { return value; }
+SPARSEKIT_BOTH double as_double(BFloat16 value) { return as_float(value); }
+SPARSEKIT_BOTH double as_double(Half value) { return as_float(value); }
 
 // Calls visit(T{}) with the element type of dtype.
 template <class Visit>
