@@ -405,6 +405,72 @@ def test_bad_arguments(call: Any, message: str) -> None:
         call()
 
 
+def test_compile_fullgraph() -> None:
+    weights, words = layers_of(torch.float32)
+    grads = gradients(weights, 0)
+
+    def step(theta: list[Tensor], scores: list[Tensor], m: list[Tensor], v: list[Tensor]) -> list[Tensor]:
+        masked, _ = ops.bilinear_grads(grads, theta, words)
+        ops.masked_sgd_(theta, masked, words, lr=0.1)
+        ops.masked_adamw_(theta, m, v, grads, words, lr=torch.tensor(0.1), step=3)
+        ops.bilevel_update_(scores, theta, grads, words, lr=torch.tensor(0.2), momentum=0.9, momenta=m)
+        return ops.mask_weights(scores, words, torch.bfloat16)
+
+    results = []
+    for function in (step, torch.compile(step, backend="aot_eager", fullgraph=True)):
+        given = [[w.clone() for w in weights] for _ in range(4)]
+        given[3] = [w.abs() for w in weights]
+        results.append([*function(*given), *sum(given, [])])
+    assert_same(*results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("narrow", [False, True])
+def test_graph_replay_reads_the_rate_anew_and_equals_the_cpu(narrow: bool) -> None:
+    weights, words = layers_of(torch.float32)
+    grads = [g.bfloat16() if narrow else g for g in gradients(weights, 0)]
+    here = [[w.clone() for w in weights] for _ in range(4)]
+    there = [[w.cuda() for w in given] for given in here]
+    bits_there, grads_there = [w.cuda() for w in words], [g.cuda() for g in grads]
+    lr, number = (torch.tensor(x, device="cuda") for x in (0.5, 1.0))
+
+    def run(lists: list[list[Tensor]], g: list[Tensor], w: list[Tensor], rate: Any, step: Any) -> None:
+        theta, s, m, v = lists
+        options = {"momentum": 0.9, "momenta": m}
+        ops.bilevel_update_(s, theta, g, w, lr=rate, **options)
+        ops.masked_sgd_(theta, g, w, lr=rate, **options)
+        ops.masked_adamw_(theta, m, [x.square_() for x in v], g, w, lr=rate, step=step)
+
+    capture_copy = [[w.clone() for w in given] for given in there]
+    run(capture_copy, grads_there, bits_there, lr, number)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run(there, grads_there, bits_there, lr, number)
+    for rate, step in ((0.1, 3), (0.03, 4)):
+        lr.fill_(rate), number.fill_(step)
+        graph.replay()
+        run(here, grads, words, float(lr), step)
+    for ours, cpu in zip(there, here, strict=True):
+        for a, b in zip(ours, cpu, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_device_equal_the_cpu_code() -> None:
+    weights, words = layers_of(torch.float32)
+    h, there = gradients(weights, 0), [w.cuda() for w in words]
+    for got, want in zip(
+        ops.bilinear_grads([g.cuda() for g in h], [w.cuda() for w in weights], there),
+        ops.bilinear_grads(h, weights, words),
+        strict=True,
+    ):
+        assert_same([x.cpu() for x in got], want)
+    here, device = [w.clone() for w in weights], [w.cuda() for w in weights]
+    ops.bilevel_update_(here, weights, h, words, lr=0.1, weight_decay=0.1)
+    ops.bilevel_update_(device, [w.cuda() for w in weights], [g.cuda() for g in h], there, lr=0.1, weight_decay=0.1)
+    assert_same([x.cpu() for x in device], here)
+
+
 def cuda_on_emulator() -> Any:
     """The CUDA implementations with emulated kernels, to which a CPU tensor is device memory."""
     return mock.patch.multiple(multi_native, _C=emulated())
