@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ NETWORKS: tuple[str, ...] = ("resnet18", "resnet50")
 FLOOR = "copy floor"
 
 Provider = Callable[[], list[Tensor]]
-"""Does the work and returns what came of it; a copy returns nothing."""
+"""Does the work and returns what came of it."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Layers:
     words: list[Tensor]
     scores: list[Tensor]
 
-    def state(self) -> list[Tensor]:
-        """A buffer of ones for every layer."""
-        return [torch.ones_like(x) for x in self.theta]
+    def state(self, value: float = 1.0) -> list[Tensor]:
+        """A buffer for every layer."""
+        return [torch.full_like(x, value) for x in self.theta]
 
 
 def layers_of(shapes: tuple[tuple[int, ...], ...], device: str) -> Layers:
@@ -62,11 +63,7 @@ def _copy(x: Layers, bytes_each: float) -> Provider:
     source = torch.ones(size, dtype=torch.uint8, device=x.theta[0].device)
     target = torch.empty_like(source)
 
-    def copy() -> list[Tensor]:
-        target.copy_(source)
-        return []
-
-    return copy
+    return lambda: [target.copy_(source)]
 
 
 def mask_weights(x: Layers) -> dict[str, Provider]:
@@ -131,8 +128,8 @@ def bilevel_update(x: Layers) -> dict[str, Provider]:
         ops.bilevel_update_(s, x.theta, x.h, x.words, momenta=momenta, **options)
         return s
 
-    foreach = lambda: _foreach_update(states[0][0], x, states[0][1], wide)  # noqa: E731
-    return {"foreach": foreach, "layer by layer": by_layer, "sparsekit": ours, FLOOR: _copy(x, 24.125)}
+    chain: Provider = partial(_foreach_update, states[0][0], x, states[0][1], wide)
+    return {"foreach": chain, "layer by layer": by_layer, "sparsekit": ours, FLOOR: _copy(x, 24.125)}
 
 
 def _fused(x: Layers, make: Callable[[list[Tensor]], torch.optim.Optimizer], masked: bool) -> Provider:
@@ -161,7 +158,7 @@ def _fused(x: Layers, make: Callable[[list[Tensor]], torch.optim.Optimizer], mas
 def masked_sgd(x: Layers) -> dict[str, Provider]:
     """An SGD step with momentum and weight decay that pruned weights have no part in."""
     options = {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
-    theta, momenta = [t.clone() for t in x.theta], [torch.zeros_like(t) for t in x.theta]
+    theta, momenta = [t.clone() for t in x.theta], x.state(0.0)
 
     def ours() -> list[Tensor]:
         ops.masked_sgd_(theta, x.h, x.words, momenta=momenta, **options)
@@ -176,9 +173,7 @@ def masked_sgd(x: Layers) -> dict[str, Provider]:
 
 def masked_adamw(x: Layers) -> dict[str, Provider]:
     """An AdamW step that pruned weights have no part in: the second one, after a first with gradients of zero."""
-    theta, first, second = [t.clone() for t in x.theta], x.state(), x.state()
-    for t in (*first, *second):
-        t.zero_()
+    theta, first, second = [t.clone() for t in x.theta], x.state(0.0), x.state(0.0)
 
     def ours() -> list[Tensor]:
         ops.masked_adamw_(theta, first, second, x.h, x.words, lr=LR, step=2, weight_decay=DECAY)
