@@ -24,6 +24,7 @@ void bind_masks(py::module_& module);
 void bind_threshold(py::module_& module);
 void bind_topk(py::module_& module);
 void bind_groups(py::module_& module);
+void bind_steps(py::module_& module);
 
 inline void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);

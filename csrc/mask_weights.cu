@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1 << 20;  // beyond it the grid strides
-constexpr int kTensorsPerLaunch = 48;    // the table must fit in the 4 KiB of kernel arguments
+constexpr int kTensorsPerLaunch = 72;    // the table must fit in the 4 KiB of kernel arguments
 
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(kMaxBlocks, (threads + kThreads - 1) / kThreads)));
@@ -51,6 +51,7 @@ struct Table {
   int64_t first_block[kTensorsPerLaunch + 1];
   int count;
 };
+static_assert(sizeof(Table) <= 4096, "the arguments of a kernel have to fit");
 
 template <class T>
 struct Cast {

@@ -31,6 +31,8 @@ expand_units(units, words, rows, cols, h, w, listed, threads=1)
 nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key="magnitude", nan="error", threads=1, force="") -> int
 transposable_nm_mask(scores, words, rows, channels, spatial, dtype, key="magnitude", nan="error", threads=1,
                      force="") -> int
+bilinear_grads, bilevel_update, masked_sgd, masked_adamw(operands, grads, words, rows, cols, spatial, dtype, grad_dtype,
+                                                         rates=[], numbers=[], key="", threads=1, force="")
 
 cuda_pack_mask(mask, words, rows, cols, device, stream)
 cuda_unpack_mask(words, mask, rows, cols, device, stream)
@@ -47,6 +49,8 @@ cuda_expand_units(units, words, rows, cols, h, w, listed, device, stream)
 cuda_nm_mask(scores, words, rows, channels, spatial, n, m, dtype, key, nan, invalid, device, stream)
 cuda_transposable_nm_mask(scores, words, scratch, rows, channels, spatial, dtype, key, nan, invalid, device,
                           stream)
+cuda_bilinear_grads, ..., cuda_masked_adamw(operands, grads, words, rows, cols, spatial, dtype, grad_dtype, rates, numbers,
+                                            key, device_rates, device, stream)
 
 Arguments in the plural are lists with one entry per tensor, except `counts`, the address of int64 [tensors, 3]: set bits of
 `before`, of `after` and of both, for masks of sizes[i] words. topk_mask makes one selection of `kept` elements over all
@@ -68,7 +72,17 @@ with key "value" its sum, as float32 (float64 for float64): [ceil(rows / h), cei
 unit, packed as a mask of that shape or, if `listed`, as one row. nm_mask keeps the n largest of every m consecutive
 channels of [rows, channels * spatial], transposable_nm_mask two in each row and column of every tile of 4 rows x 4
 channels; both return the number of NaN. On a device a NaN under "error" sets the byte `invalid` to 1; scratch of
-group_scores are group_scores_scratch() doubles, of transposable_nm_mask rows * channels * spatial / 16 elements of 2 bytes.)";
+group_scores are group_scores_scratch() doubles, of transposable_nm_mask rows * channels * spatial / 16 elements of 2 bytes.
+
+Steps take three operands for each tensor, one after the other (0: not used), of dtype float32 or float64, and its
+gradient, of the same or for float32 of a 16-bit type; layout as `spatial` says. With m the mask, w a weight, g its gradient:
+bilinear_grads  operands w, where(m, g, 0), w * g: the latter two are written
+bilevel_update  operands scores, w, momentum; rates [lr], numbers [momentum, weight decay, 1/gamma, first], key "magnitude",
+                "value" or "released"
+masked_sgd      operands w, momentum, 0; rates [lr], numbers [momentum, dampening, weight decay, nesterov, first]
+masked_adamw    operands w, first moment, second moment; rates [1 - lr * weight decay, step size, root of the second
+                correction], numbers [beta1, beta2, eps]
+device_rates: address of the rates as doubles on the device, or 0. first: the momentum starts with this step.)";
 
 }  // namespace
 
@@ -86,4 +100,5 @@ PYBIND11_MODULE(_C, module) {
   sparsekit::bind_topk(module);
   sparsekit::bind_threshold(module);
   sparsekit::bind_groups(module);
+  sparsekit::bind_steps(module);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of every element type as double, exactly; for the CPU and the CUDA part alike.
+// Scores of every element type as double, 16-bit ones as float too, exactly; for the CPU and the CUDA part alike.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -28,10 +28,8 @@ SPARSEKIT_BOTH uint32_t bits_of_float(float value) {
   return bits;
 }
 
-SPARSEKIT_BOTH double as_double(float value) { return value; }
-SPARSEKIT_BOTH double as_double(double value) { return value; }
-SPARSEKIT_BOTH double as_double(BFloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
-SPARSEKIT_BOTH double as_double(Half value) {
+SPARSEKIT_BOTH float as_float(BFloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
+SPARSEKIT_BOTH float as_float(Half value) {
   // Numbers below 2^-14 are subnormal in 16 bits only: as the fraction of one between 2^-14 and 2^-13, less 2^-14, they are
   // exact in 32 bits, and no float on the way is subnormal, which the processor may have been told to take for zero.
   constexpr uint32_t kLeast = 113u << 23;  // 2^-14
@@ -40,6 +38,11 @@ SPARSEKIT_BOTH double as_double(Half value) {
   const uint32_t large = magnitude < 0x7c00u ? fraction + (112u << 23) : fraction | 0x7f800000u;
   return float_of_bits((magnitude < 0x0400u ? small : large) | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
 }
+
+SPARSEKIT_BOTH double as_double(float value) { return value; }
+SPARSEKIT_BOTH double as_double(double value) { return value; }
+SPARSEKIT_BOTH double as_double(BFloat16 value) { return as_float(value); }
+SPARSEKIT_BOTH double as_double(Half value) { return as_float(value); }
 
 // Calls visit(T{}) with the element type of dtype.
 template <class Visit>

@@ -14,6 +14,7 @@ from sparsekit.mask import Mask, Masks
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
 from sparsekit.ops import topk_mask
+from sparsekit.optim import MaskedAdamW, MaskedSGD
 from sparsekit.patterns import NM, Block, Channel, Filter, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners import *  # noqa: F403
@@ -34,6 +35,8 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Global",
     "Linear",
     "Mask",
+    "MaskedAdamW",
+    "MaskedSGD",
     "Masks",
     "PerLayer",
     "Projection",

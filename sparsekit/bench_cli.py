@@ -43,7 +43,34 @@ def topk(
         if as_json:
             print(json.dumps(rows, indent=2))
         else:
-            OUT.print(_table(rows))
+            OUT.print(_table(rows, "top-k masks", "; †: keeps all ties, so more than asked"))
+            OUT.print(f"rows: {out}", highlight=False)
+
+
+@bench_app.command()
+def bilevel(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    out: Annotated[Path, typer.Option(help="JSONL file that rows are added to.")] = Path("runs/bench.jsonl"),
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 10,
+    only: Annotated[str, typer.Option(help="Glob on names of problems, such as 'resnet50 *'.")] = "*",
+    as_json: Json = False,
+) -> None:
+    """Time masked weights, both gradients, BiP's update and masked optimizer steps of whole networks."""
+    with reported("finished rows are kept"):
+        from sparsekit.benchmarks import bench_bilevel, bench_rows
+        from sparsekit.benchmarks.rows import append_row
+
+        bench_rows.check_options(repeats, device, out)
+        rows = []
+        for row in bench_bilevel.run(repeats, device, only):
+            append_row(out, row)
+            rows.append(row)
+        if not rows:
+            raise ValueError(f"--only: expected a glob that matches a problem, got {only!r}")
+        if as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            OUT.print(_table(rows, "ops on whole networks"))
             OUT.print(f"rows: {out}", highlight=False)
 
 
@@ -123,11 +150,11 @@ def _measure(problems: list[Any], repeats: int, device: str, out: Path) -> list[
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], title: str, note: str = "") -> Table:
     from sparsekit.benchmarks.reporting.wording import seconds_text, times
 
     caption = "ratio: time of a problem's first provider over own time; times the copy: own time over the copy's"
-    table = Table(title="top-k masks", caption=caption + "; †: keeps all ties, so more than asked")
+    table = Table(title=title, caption=caption + note)
     table.add_column("problem, provider")
     for name in ("median", "ratio", "times the copy"):
         table.add_column(name, justify="right")

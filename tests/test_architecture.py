@@ -21,7 +21,7 @@ FLOORS = [
     ["mask"],
     ["unit_masks"],
     ["projection", "nn"],
-    ["gradients"],
+    ["gradients", "optim"],
     ["pruners"],
     ["io", "distributed", "doctor", "layer_speed"],
     ["sparsekit"],  # the package's __init__: the public names
@@ -43,8 +43,8 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # fmt: off
 PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "ERK", "Filter",
-    "Geometric", "Global", "IMP", "IMPOptions", "Linear", "Mask", "MaskedConv1d", "MaskedConv2d",
-    "MaskedConv3d", "MaskedLayer", "MaskedLinear", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
+    "Geometric", "Global", "IMP", "IMPOptions", "Linear", "Mask", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d",
+    "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
     "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured",
     "cached_weights", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "effective_weights", "finalize",
     "frozen_batchnorm", "gradients_at", "guard_", "kept_count", "load", "masked_layers", "masks",

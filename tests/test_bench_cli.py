@@ -15,7 +15,7 @@ typer_testing = pytest.importorskip("typer.testing")
 import tiny_topk  # noqa: E402
 
 from sparsekit import cli  # noqa: E402
-from sparsekit.benchmarks import bench_topk_mask  # noqa: E402
+from sparsekit.benchmarks import bench_bilevel, bench_topk_mask  # noqa: E402
 from sparsekit.benchmarks.rows import read_rows  # noqa: E402
 
 
@@ -130,3 +130,20 @@ def test_help() -> None:
     assert result.exit_code == 0 and "topk" in result.stdout
     result = typer_testing.CliRunner().invoke(cli.app, ["--help"])
     assert "bench" in result.stdout
+
+
+def test_bench_bilevel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_bilevel, "NETWORK_SHAPES", {"resnet18": ((8, 3, 3, 3),), "resnet50": ((5, 7),)})
+    out = tmp_path / "rows.jsonl"
+
+    def bilevel(*arguments: str) -> Any:
+        options = ["bench", "bilevel", "--repeats", "2", "--out", str(out), *arguments]
+        return typer_testing.CliRunner().invoke(cli.app, options)
+
+    result = bilevel("--only", "resnet50 masked_*")
+    assert result.exit_code == 0, result.output
+    assert {row["problem"] for row in read_rows(out)} == {"resnet50 masked_sgd", "resnet50 masked_adamw"}
+    assert "fused AdamW + masks" in result.stdout and str(out) in result.stdout.replace("\n", "")
+    assert {row["bench"] for row in json.loads(bilevel("--only", "resnet18 bil*", "--json").stdout)} == {"bilevel"}
+    result = bilevel("--only", "nothing")
+    assert result.exit_code != 0 and "--only: expected a glob that matches a problem" in result.stderr

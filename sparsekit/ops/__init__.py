@@ -20,11 +20,14 @@ from sparsekit.ops.masks import (
 )
 from sparsekit.ops.reference import rows_cols, words_shape
 from sparsekit.ops.serving import capabilities, native_info, prove_all
+from sparsekit.ops.steps import bilevel_update_, bilinear_grads, mask_weights, masked_adamw_, masked_sgd_
 from sparsekit.ops.structured import expand_units, group_scores, nm_mask, transposable_nm_mask
 
 __all__ = [
     "Selection",
     "any_rank",
+    "bilevel_update_",
+    "bilinear_grads",
     "capabilities",
     "compute_dtype",
     "dist_topk_mask",
@@ -34,10 +37,13 @@ __all__ = [
     "mask_counts",
     "mask_iou",
     "mask_weight",
+    "mask_weights",
+    "masked_adamw_",
     "masked_conv1d",
     "masked_conv2d",
     "masked_conv3d",
     "masked_linear",
+    "masked_sgd_",
     "native_info",
     "nm_mask",
     "pack_mask",

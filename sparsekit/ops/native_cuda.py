@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops import reference, structured_native
+from sparsekit.ops import multi_native, multi_samples, reference, structured_native
 from sparsekit.ops.native import _C, SCORE_DTYPES, layout, place
 
 
@@ -156,6 +156,7 @@ def samples(device: torch.device) -> dict[str, list[tuple[Any, ...]]]:
         "mask_weight": [(poisoned, words, torch.float32), (poisoned, words, torch.bfloat16)],
         "topk_mask": selections,
         **structured_native.samples(device),
+        **multi_samples.samples(device),
     }
 
 
@@ -167,4 +168,5 @@ CUDA_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "mask_weight": mask_weight,
     "topk_mask": topk_mask,
     **structured_native.CUDA_IMPLEMENTATIONS,
+    **multi_native.CUDA_IMPLEMENTATIONS,
 }

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sparsekit.ops import native, native_cuda, reference, structured_native, structured_reference
+from sparsekit.ops import (
+    multi_native,
+    multi_reference,
+    native,
+    native_cuda,
+    reference,
+    structured_native,
+    structured_reference,
+)
 from sparsekit.ops.schemas import LIBRARY, OP_NAMES
 
 _proofs: dict[tuple[str, int], bool] = {}
@@ -62,28 +70,36 @@ def _first_tensor(arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _reference(name: str) -> Callable[..., Any]:
-    return getattr(reference, name, None) or getattr(structured_reference, name)
+    return next(getattr(m, name) for m in (reference, structured_reference, multi_reference) if hasattr(m, name))
 
 
 def _oracle(name: str) -> Callable[..., Any]:
     """What the compiled CUDA code has to agree with to the bit: the reference, or where that rounds otherwise the CPU code."""
-    return structured_native.summed_in_order if name == "group_scores" else _reference(name)
+    if name == "group_scores":
+        return structured_native.summed_in_order
+    return multi_native.stepped_on_cpu(name) if name.endswith("_") else _reference(name)
 
 
 def _differs(name: str, device: torch.device) -> str:
     """What the compiled op does otherwise than the reference on this device; empty if nothing."""
     ours, theirs = native_cuda.CUDA_IMPLEMENTATIONS[name], _oracle(name)
-    for number, arguments in enumerate(native_cuda.samples(device)[name]):
+    # Each on tensors of its own, for an op may write to them; then they are compared as results are.
+    given = zip(*(native_cuda.samples(device)[name] for _ in range(2)), strict=True)
+    for number, (mine, yours) in enumerate(given):
         try:
-            got, expected = ours(*arguments), theirs(*arguments)
+            got, expected = ours(*mine), theirs(*yours)
         except torch.OutOfMemoryError:
             raise  # says nothing about the op, which proves itself with a later call
         except RuntimeError as error:
             return f"sample {number}: {error}"
-        pairs = zip(*(tree_leaves(result) for result in (got, expected)), strict=True)
+        pairs = zip(*(_tensors(found) for found in ((got, mine), (expected, yours))), strict=True)
         if not all(torch.equal(_bits(a), _bits(b)) for a, b in pairs):
             return f"sample {number}: other bits than the reference"
     return ""
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -23,11 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit import criteria
+from sparsekit import criteria, ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.nn import dense_gradient
-from sparsekit.ops import mask_weight, unpack_mask
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
@@ -127,15 +126,13 @@ class BiP(BasePruner):
         for rate in self._rates:
             rate.set(self._step / self.steps)
         if self.options.passes == 1:
-            lower_loss, gradients = self._both_levels(self._next(batches))
-            upper_loss = lower_loss
+            lower_loss = upper_loss = self._both_levels(self._next(batches))
         else:
             # Drawn before anything changes, so that a step without its batches can be repeated.
             *lower, upper = [self._next(batches) for _ in range(self.options.lower_steps + 1)]
             lower_loss = [self._train_step(self.lower, batch) for batch in lower][-1]
             upper_loss, h = self._upper_pass(upper)
-            gradients = self._hypergradients(h)
-        self._step_scores(gradients)
+            self._update_scores(h)
         last = self._step + 1 == self.steps
         target = self.sparsity if last else self.schedule(self._step + 1)
         moved = self._project(self.scores_for_ranking(), target, self.options.key)
@@ -149,8 +146,8 @@ class BiP(BasePruner):
         self.cost.count_pass(batch_size(batch))
         return value, h
 
-    def _both_levels(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """One dense h for both levels: the lower step takes m * h of it; returns the scores' gradients at the old theta."""
+    def _both_levels(self, batch: Any) -> Tensor:
+        """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
         self.lower.zero_grad(set_to_none=True)
         with dense_gradient(self.model):
             value = self.loss(self.model, batch)
@@ -158,27 +155,54 @@ class BiP(BasePruner):
             value.backward()
         self.cost.count_pass(batch_size(batch))
         h = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self._parameters().items()}
-        gradients = self._hypergradients(h)
-        for name, layer in self.layers.items():
-            layer.weight.grad = mask_weight(h[name], layer.mask_words)
+        words = [layer.mask_words for layer in self.layers.values()]
+        masked = ops.mask_weights([h[name] for name in self.layers], words)
+        # Tied scores move with theta, so their gradient has to be kept until the lower step is done.
+        gradients = self._tied_gradients(h) if self.options.tied else self._update_scores(h)
+        for layer, gradient in zip(self.layers.values(), masked, strict=True):
+            layer.weight.grad = gradient
         self.lower.step()
-        return value.detach(), gradients
+        if gradients is not None:
+            self._step_scores(gradients)
+        return value.detach()
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: layer.weight for name, layer in self.layers.items()}
 
+    def _update_scores(self, h: Mapping[str, Tensor]) -> None:
+        """The upper step on the scores of all layers at once, at the present theta and mask; state as of the optimizer's."""
+        (group,) = self.upper.param_groups
+        layers, scores = list(self.layers.values()), list(self.scores.values())
+        momentum, state = group["momentum"], self.upper.state
+        first = "momentum_buffer" not in state[scores[0]]
+        if momentum and first:
+            for s in scores:
+                state[s]["momentum_buffer"] = torch.empty_like(s, requires_grad=False)
+        ops.bilevel_update_(
+            scores,
+            [layer.weight for layer in layers],
+            [h[name] for name in self.layers],
+            [layer.mask_words for layer in layers],
+            lr=group["lr"],
+            gamma=self.gamma,
+            key="released" if self.options.variant == "released" else self.options.key,
+            momentum=momentum,
+            weight_decay=group["weight_decay"],
+            momenta=[state[s]["momentum_buffer"] for s in scores] if momentum else (),
+            first=first,
+        )
+
     @torch.no_grad()
-    def _hypergradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradient of the upper objective with respect to the scores, at the present theta and mask."""
-        released = self.options.variant == "released"
+    def _tied_gradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradient of the upper objective with respect to the scores, which are theta, at the present theta and mask."""
         gradients = {}
         for name, layer in self.layers.items():
-            theta, s = layer.weight.detach(), self.scores[name].detach()
-            if released:
-                gradients[name] = criteria.released_hypergradient(theta, h[name], s, 1 / self.gamma)
+            theta = layer.weight.detach()
+            if self.options.variant == "released":
+                gradients[name] = criteria.released_hypergradient(theta, h[name], theta, 1 / self.gamma)
             else:
-                mask = unpack_mask(layer.mask_words, theta.shape)
-                gradients[name] = criteria.bip_hypergradient(theta, mask, h[name], s, self.gamma, self.options.key)
+                mask = ops.unpack_mask(layer.mask_words, theta.shape)
+                gradients[name] = criteria.bip_hypergradient(theta, mask, h[name], theta, self.gamma)
         return gradients
 
     def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekit.benchmarks import bench_rows, bench_step, bench_structured, timing
+from sparsekit.benchmarks import bench_bilevel, bench_rows, bench_step, bench_structured, timing
 from sparsekit.benchmarks.rows import read_rows
 
 NUMBERS = {
@@ -50,6 +50,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = {"tiny": ((4, 3, 1, 1), (16, 32), (8, 16, 3, 3)), "resnet50": ((64, 64, 3, 3),)}
     monkeypatch.setattr(bench_structured, "NETWORK_SHAPES", networks)
     monkeypatch.setattr(bench_structured, "NETWORKS", ("tiny",))
+    monkeypatch.setattr(bench_bilevel, "NETWORK_SHAPES", networks)
+    monkeypatch.setattr(bench_bilevel, "NETWORKS", ("tiny",))
     real = timing._time_all
     monkeypatch.setattr(timing, "_time_all", lambda *a: real(*a[:-2], 0, 0.0))  # no warming up, one call in a block
 
@@ -81,6 +83,44 @@ def test_rows_of_structured_masks() -> None:
         baseline = own[0]["provider"]
         check_rows(own, "structured", {f"tiny {pattern}"}, baseline, others | {"sparsekit"})
         assert baseline in others and {row["tensors"] for row in own} == {3 if ":" not in pattern else 2}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_of_ops_on_all_layers() -> None:
+    rows = list(bench_bilevel.run(2))
+    others = {
+        "mask_weights": ("cast", {"cast one by one", "mul + cast"}),
+        "bilinear_grads": ("foreach", set()),
+        "bilevel_update": ("foreach", {"layer by layer"}),
+        "masked_sgd": ("fused SGD + masks", {"fused SGD, dense"}),
+        "masked_adamw": ("fused AdamW + masks", {"fused AdamW, dense"}),
+    }
+    assert set(others) == set(bench_bilevel.CASES)
+    for case, (baseline, chains) in others.items():
+        own = [row for row in rows if row["problem"] == f"tiny {case}"]
+        check_rows(own, "bilevel", {f"tiny {case}"}, baseline, {baseline, "sparsekit", bench_bilevel.FLOOR} | chains)
+        assert {(row["n"], row["tensors"]) for row in own} == {(12 + 512 + 1152, 3)}
+        assert all(row["floor_ratio"] > 0 for row in own)
+    assert {row["problem"] for row in bench_bilevel.run(2, only="*sgd")} == {"tiny masked_sgd"}
+
+
+@pytest.mark.parametrize("case", bench_bilevel.CASES)
+@pytest.mark.usefixtures("tiny")
+def test_wrong_ops_on_all_layers_are_refused(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(timing, "_time_all", lambda *a: pytest.fail("timed"))
+    real = bench_bilevel.CASES[case]
+    for name in real(bench_bilevel.layers_of(((2, 3),), "cpu")):
+        if name == bench_bilevel.FLOOR:
+            continue
+
+        def wrong(x: Any, name: str = name) -> dict[str, Any]:
+            functions = real(x)
+            function = functions[name]
+            return functions | {name: lambda: [t + 1e-2 for t in function()]}
+
+        monkeypatch.setitem(bench_bilevel.CASES, case, wrong)
+        with pytest.raises(ValueError, match=f"bench_bilevel: {re.escape(name)}: expected what the oracle of {case}"):
+            list(bench_bilevel.run(2, only=f"tiny {case}"))
 
 
 @pytest.mark.usefixtures("tiny")

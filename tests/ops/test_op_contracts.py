@@ -34,6 +34,25 @@ def conv_case(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
     return x, weight, ops.pack_mask(mask_of(weight)), rand(6, dtype=dtype)
 
 
+def step_samples(weight: Tensor, image: Tensor, words: list[Tensor]) -> dict[str, list[tuple]]:
+    """Arguments for the ops on lists of layers."""
+
+    def like(seed: int) -> list[Tensor]:
+        return [x.roll(seed).contiguous(memory_format=torch.preserve_format).abs() for x in (weight, image)]
+
+    rates = torch.tensor([0.1], dtype=torch.float64)
+    return {
+        "mask_weights": [([weight, image], words, torch.bfloat16), ([weight], words[:1], torch.float32)],
+        "bilinear_grads": [(like(1), [weight, image], words), ([weight.bfloat16()], [weight], words[:1])],
+        "bilevel_update_": [
+            (like(1), like(2), [weight, image], like(3), words, None, 0.1, 0.9, 5e-4, 1.0, "magnitude", False),
+            (like(1), [], [weight, image], like(3), words, rates, 0.0, 0.0, 0.0, 1.0, "value", False),
+        ],
+        "masked_sgd_": [(like(1), like(2), like(3), words, None, 0.1, 0.9, 0.0, 5e-4, True, False)],
+        "masked_adamw_": [(like(1), like(2), like(3), like(4), words, None, [0.99, 0.1, 0.9], 0.9, 0.999, 1e-8)],
+    }
+
+
 def op_samples() -> dict[str, list[tuple]]:
     """Arguments for every op of the library."""
     x, weight, bias = rand(3, 40), rand(5, 40), rand(5)
@@ -57,6 +76,7 @@ def op_samples() -> dict[str, list[tuple]]:
         ],
         "nm_mask": [([weight, image[:, :4]], 2, 4, "magnitude", "error"), ([image], 1, 3, "value", "keep")],
         "transposable_nm_mask": [([image[:, :4]], "magnitude", "error"), ([rand(8, 40)], "value", "drop")],
+        **step_samples(weight, image, [words, image_words]),
         "masked_linear": [
             (x, weight, words, bias),
             (rand(2, 3, 40), weight, words, None),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsekit as sk
-from sparsekit import criteria
+from sparsekit import criteria, ops
 from sparsekit.allocation import kept_count
 from sparsekit.projection import Projection
 from sparsekit.pruners.bip import BiP
@@ -144,11 +144,50 @@ def _mutants():
 @pytest.mark.parametrize("mutant", ["theta^2*h^2", "theta*m*h^2", "no sign"])
 def test_the_oracles_catch_the_mutants(mutant: str, monkeypatch: pytest.MonkeyPatch):
     """A pruner with a wrong hypergradient fails both oracles above."""
-    monkeypatch.setattr(criteria, "bip_hypergradient", _mutants()[mutant])
+
+    def wrong(scores, weights, grads, words, *, lr, gamma, key, **_):
+        with torch.no_grad():
+            for s, theta, h, w in zip(scores, weights, grads, words, strict=True):
+                m = ops.unpack_mask(w, theta.shape)
+                s -= lr * _mutants()[mutant](theta, m, h, s, gamma, key)
+
+    monkeypatch.setattr(ops, "bilevel_update_", wrong)
     with pytest.raises(AssertionError):
         test_upper_step_is_the_total_derivative_for_a_linear_loss()
     with pytest.raises(AssertionError):
         test_one_iteration_on_a_quadratic_by_hand()
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"key": "value"}, {"scores": "tied"}, {"variant": "released"}], ids=str)
+def test_the_upper_step_is_torch_sgd_bit_by_bit(options: dict, passes: int):
+    """The fused step of all layers, with its state, against criteria and torch.optim.SGD layer by layer."""
+    options = BiPOptions(**options, passes=passes, upper_weight_decay=1e-3)
+    results = []
+    for plain in (False, True):
+        model = small_net()
+        lower = sgd(model, momentum=0.9, weight_decay=1e-3)
+        pruner = BiP(model, loss, 0.5, steps=6, lower=lower, gamma=0.8, options=options)
+        if plain:
+            pruner._update_scores = lambda h, p=pruner: step_plainly(p, h)
+        batches = stream()
+        for _ in range(6):
+            pruner.step(batches)
+        momenta = [pruner.upper.state[s]["momentum_buffer"] for s in pruner.scores.values()]
+        results.append([*pruner.scores_for_ranking().values(), *momenta, *model.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def step_plainly(pruner: BiP, h: dict[str, torch.Tensor]) -> None:
+    for name, layer in pruner.layers.items():
+        s, theta = pruner.scores[name], layer.weight.detach()
+        if pruner.options.variant == "released":
+            s.grad = criteria.released_hypergradient(theta, h[name], s.detach(), 1 / pruner.gamma)
+        else:
+            mask, key = layer.mask.dense(), pruner.options.key
+            s.grad = criteria.bip_hypergradient(theta, mask, h[name], s.detach(), pruner.gamma, key)
+    pruner.upper.step()
+    pruner.upper.zero_grad(set_to_none=True)
 
 
 def test_a_step_without_its_batches_changes_nothing():
