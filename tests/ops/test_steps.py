@@ -94,7 +94,9 @@ class Layers:
         return [self._values(shape, types[1], how, special) for shape, _, types, how in self.kinds]
 
     def poisoned(self, given: list[Tensor]) -> list[Tensor]:
-        """NaN under the zero bits, where nothing may be read."""
+        """NaN under the zero bits, where nothing may be read; or not, for what was NaN can change without a trace."""
+        if not self.poison:
+            return given
         masks = [ops.unpack_mask(w, x.shape) for w, x in zip(self.words, given, strict=True)]
         nan = [x.masked_fill(~m, torch.nan) for x, m in zip(given, masks, strict=True)]
         return [x.copy_(n) for x, n in zip(given, nan, strict=True)]
