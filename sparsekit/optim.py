@@ -32,6 +32,15 @@ def _masked_with_grad(function: str, model: nn.Module, group: dict[str, Any]) ->
     return found
 
 
+def _checked(function: str, model: nn.Module) -> nn.Module:
+    """The model, if it has masked layers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not masked_layers(model):
+        raise ValueError(f"{function}: model: expected masked layers, got none; call sparsify first")
+    return model
+
+
 def _step(optimizer: Any, plain: Callable[..., Any], update: Callable[..., None], closure: Any) -> Any:
     """Masked weights by ``update``, all others by ``plain``, the step of PyTorch's class."""
     loss = None
@@ -78,7 +87,7 @@ class MaskedSGD(torch.optim.SGD):
         nesterov: bool = False,
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
-        self.model = model
+        self.model = _checked("MaskedSGD", model)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what ``closure`` does."""
@@ -120,7 +129,7 @@ class MaskedAdamW(torch.optim.AdamW):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-        self.model = model
+        self.model = _checked("MaskedAdamW", model)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what ``closure`` does."""

@@ -489,6 +489,14 @@ for what, error, text, arguments, options in (
     case("speed", what, error, f"speed: {text}", partial(sk.speed, *arguments, **options))
 
 
+for kind in (sk.MaskedSGD, sk.MaskedAdamW):
+    for what, error, text, model in (
+        ("no module", T, "expected a torch.nn.Module, got str", "net"),
+        ("no masks", V, "expected masked layers, got none; call sparsify first", nn.Linear(2, 2)),
+    ):
+        case(kind.__name__, what, error, f"{kind.__name__}: model: {text}", partial(kind, [torch.ones(1)], model))
+
+
 def enter(model: Any) -> None:
     with sk.cached_weights(model):
         pass
