@@ -20,6 +20,8 @@ from sparsekit.kernels.masked_linear_kernels import gradient_kernel, product_ker
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 _SUM_BLOCK = 1024
+# Named in every launch, because Triton is about to change what it does by default.
+_FUSION: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 def uses_tf32() -> bool:
@@ -80,10 +82,11 @@ def _product(
             **last,
             num_warps=config.warps,
             num_stages=config.stages,
+            **_FUSION,
         )
         if split > 1:
             blocks = (triton.cdiv(out.numel(), _SUM_BLOCK),)
-            sum_kernel[blocks](target, bias, out, out.numel(), features, **last, BLOCK=_SUM_BLOCK)
+            sum_kernel[blocks](target, bias, out, out.numel(), features, **last, BLOCK=_SUM_BLOCK, **_FUSION)
     return out
 
 
@@ -155,7 +158,8 @@ def masked_linear_dw(
         raise ValueError(f"masked_linear_dw: want: expected 'masked', 'dense' or 'both', got {want!r}")
     dy, x, words = _rows(dy), _rows(x), words.contiguous()
     masked, dense = (
-        torch.empty(shape if wanted else 0, dtype=dtype, device=x.device) for wanted in (want != "dense", want != "masked")
+        torch.empty(shape if wanted else 0, dtype=dtype, device=x.device)
+        for wanted in (want != "dense", want != "masked")
     )
     if shape[0] and shape[1]:
         grid = (triton.cdiv(shape[0], config.out), triton.cdiv(shape[1], config.inputs))
@@ -170,5 +174,6 @@ def masked_linear_dw(
                 BLOCK_T=config.tokens,
                 num_warps=config.warps,
                 num_stages=config.stages,
+                **_FUSION,
             )
     return masked, dense

@@ -58,22 +58,24 @@ def product_kernel(
             offs_w = tl.program_id(1) * (BLOCK_F // 32) + tl.arange(0, BLOCK_F // 32)
             inside = in_depth & (offs_f < features)[:, None]
             weight = tl.load(weight_ptr + row * stride_weight + offs_f[:, None], mask=inside, other=0.0)
-            words = tl.load(words_ptr + row * width + offs_w[:, None], mask=in_depth & (offs_w < width)[:, None], other=0)
+            words = tl.load(
+                words_ptr + row * width + offs_w[:, None], mask=in_depth & (offs_w < width)[:, None], other=0
+            )
             bits = (words[:, None, :] >> tl.arange(0, 32)[None, :, None]) & 1
         else:
             row = tl.minimum(offs_f, features - 1).to(tl.int64)[:, None]
             offs_w = start // 32 + tl.arange(0, BLOCK_D // 32)
-            weight_ptrs, words_ptrs = weight_ptr + row * stride_weight + d[None, :], words_ptr + row * width + offs_w[None, :]
+            weight_ptrs, words_ptrs = (
+                weight_ptr + row * stride_weight + d[None, :],
+                words_ptr + row * width + offs_w[None, :],
+            )
             if EVEN_DEPTH:
                 weight, words = tl.load(weight_ptrs), tl.load(words_ptrs)
             else:
                 weight = tl.load(weight_ptrs, mask=d[None, :] < depth, other=0.0)
                 words = tl.load(words_ptrs, mask=offs_w[None, :] < width, other=0)
             bits = (words[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
-        if EVEN_DEPTH:
-            x = tl.load(x_ptrs + start)
-        else:
-            x = tl.load(x_ptrs + start, mask=d[:, None] < depth, other=0.0)
+        x = tl.load(x_ptrs + start) if EVEN_DEPTH else tl.load(x_ptrs + start, mask=d[:, None] < depth, other=0.0)
         masked = tl.where(tl.reshape(bits, (BLOCK_F, BLOCK_D)) != 0, weight.to(x.dtype), 0.0)
         total = tl.dot(masked, x, total, input_precision=PRECISION)
     if SPLIT == 1:

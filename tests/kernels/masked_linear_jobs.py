@@ -116,9 +116,7 @@ def job_strides() -> None:
     compare(wide[:, ::2], torch.stack([weight, weight], 1).flatten(0, 1)[::2], mask, bias, dy[:1].expand(9, 21))
     words = pack_mask(mask)
     strided = torch.stack([words, ~words], 2)[:, :, 0]
-    assert torch.equal(
-        masked_linear(x, weight, strided, config=TILES), masked_linear(x, weight, words, config=TILES)
-    )
+    assert torch.equal(masked_linear(x, weight, strided, config=TILES), masked_linear(x, weight, words, config=TILES))
 
 
 def job_bits_beyond_the_last_column_count_for_nothing() -> None:
@@ -178,7 +176,9 @@ def job_errors() -> None:
     words = pack_mask(mask)
     with pytest.raises(TypeError, match="masked_linear: no kernel for torch.float32 with a weight of torch.bfloat16"):
         masked_linear(x, weight.bfloat16(), words, config=TILES)
-    with pytest.raises(ValueError, match=r"masked_linear_dx: words: expected int32 \(40, 2\), got torch.int32 \(40, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"masked_linear_dx: words: expected int32 \(40, 2\), got torch.int32 \(40, 1\)"
+    ):
         masked_linear_dx(dy, weight, words[:, :1], config=TILES)
     with pytest.raises(ValueError, match="activation: expected None or one of .*, got 'tanh'"):
         masked_linear(x, weight, words, activation="tanh", config=TILES)
