@@ -21,7 +21,7 @@ class ProductConfig:
     """Tiles of ``x where(m, w, 0)^T`` and of its gradient at x.
 
     features x tokens is the tile of the result, depth the step of the sum; split parts of the sum are added by a second
-    kernel (0: as many as fill the device). warps and stages are Triton's.
+    kernel (0: as many as split_for gives). warps and stages are Triton's.
     """
 
     features: int
@@ -130,12 +130,14 @@ def gradients(kind: str, capability: tuple[int, int]) -> Gradients:
 
 
 def split_for(config: ProductConfig, tokens: int, features: int, depth: int, processors: int) -> int:
-    """Parts of the sum: as many as it takes to give each multiprocessor a program, of at least four steps each."""
+    """Parts of the sum: as many as can run at the same time, of at least four steps each."""
     if config.split:
         return config.split
     programs = math.ceil(tokens / config.tokens) * math.ceil(features / config.features)
+    # Shared memory has room for two programs with small tiles, for one with large ones.
+    room = processors * (2 if config.features * config.tokens <= 64 * 64 else 1)
     steps = math.ceil(depth / config.depth)
     split = 1
-    while split < 16 and 2 * programs * split <= 2 * processors and steps >= 8 * split:
+    while split < 16 and 2 * split * programs <= room and 2 * split * 4 <= steps:
         split *= 2
     return split
