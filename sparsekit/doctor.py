@@ -34,7 +34,7 @@ def _gpus() -> list[dict[str, Any]]:
 def diagnose() -> dict[str, Any]:
     """Versions, devices, and for each op what serves CPU and CUDA tensors, with advice where something is missing."""
     native = ops.native_info()
-    for index in range(torch.cuda.device_count() if native["cuda"] else 0):
+    for index in range(torch.cuda.device_count()):
         ops.prove_all(torch.device("cuda", index))
     return {
         "python": platform.python_version(),
@@ -59,7 +59,7 @@ def _advice(native: dict[str, Any]) -> list[str]:
     failed = [name for name, by in ops.capabilities().items() if "failed" in by["cuda"]]
     if failed:
         advice.append(
-            f"The compiled CUDA code of {', '.join(failed)} gave other results than its reference on this device, so PyTorch "
-            "serves it. Reinstall sparsekit with the CUDA toolkit of your driver, or report it."
+            f"The kernels of {', '.join(failed)} gave other results than their reference on this device, so PyTorch serves "
+            "instead. Reinstall sparsekit with the CUDA toolkit of your driver, try another Triton, or report it."
         )
     return advice

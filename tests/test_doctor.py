@@ -64,6 +64,7 @@ def test_advice_without_cuda_code_only_where_there_is_a_gpu(
     monkeypatch.setattr(ops, "native_info", without_cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(ops, "prove_all", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
     facts = sk.diagnose()
     assert len(facts["advice"]) == count and all("nvcc" in line for line in facts["advice"])

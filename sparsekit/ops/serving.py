@@ -10,8 +10,7 @@ the proof follows with the first call outside.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from sparsekit.ops import (
     multi_reference,
     native,
     native_cuda,
+    proofs,
     reference,
     structured_native,
     structured_reference,
@@ -43,10 +43,16 @@ def capabilities() -> dict[str, dict[str, str]]:
     """Op -> {device: what serves it}.
 
     "native" (sparsekit._C; on CUDA ", proven" once it has been), "torch", "native mask + torch" for the masked layers, or
-    "torch (native failed its proof)".
+    "torch (native failed its proof)". Before " | " stands a Triton kernel that serves where it is faster, after it the rest.
     """
     info = native_info()
-    return {name: {"cpu": _server(name, info["built"]), "cuda": _cuda_server(name, info["cuda"])} for name in OP_NAMES}
+    return {
+        name: {
+            "cpu": _server(name, info["built"]),
+            "cuda": " | ".join(filter(None, [proofs.status(name), _cuda_server(name, info["cuda"])])),
+        }
+        for name in OP_NAMES
+    }
 
 
 def _server(name: str, has_native: bool) -> str:
@@ -107,18 +113,8 @@ def _bits(x: Tensor) -> Tensor:
     return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]) if x.is_floating_point() else x
 
 
-@contextmanager
-def _waiting_allowed() -> Iterator[None]:
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("default")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
 def _prove(name: str, device: torch.device) -> bool:
-    with _waiting_allowed():
+    with proofs.waiting_allowed():
         problem = _differs(name, device)
     if problem:
         warnings.warn(
@@ -150,9 +146,11 @@ def _proven(name: str) -> Callable[..., Any]:
 
 
 def prove_all(device: torch.device) -> None:
-    """Has every compiled op prove itself on this CUDA device now, not with its first call."""
+    """Has every op with a kernel of its own prove itself on this CUDA device now, not with its first call."""
     for name in native_cuda.CUDA_IMPLEMENTATIONS if native_info()["cuda"] else ():
         serves(name, device)
+    for prove in proofs.PROVERS:
+        prove(device)
 
 
 if native_info()["cuda"]:
