@@ -93,8 +93,9 @@ ELSEWHERE_GRADIENT: Gradients = {MANY: (GradientConfig(64, 64, 16, 4, 3), Gradie
 
 # Most tokens for which the fused kernels are taken, by what they multiply; above, the masked weight is formed in one pass
 # and cuBLAS multiplies. cuBLAS beats Triton by 5 to 15 % on large products, and reading the mask apart costs the less the
-# more tokens share it: the lines cross near 1024 tokens for 16-bit weights, later for fp32 masters, whose pass reads more.
-FUSED_TOKENS = {"narrow": 1024, "masters": 2048, "tf32": 128, "fp32": 16}
+# more tokens share it: by the model the lines cross near 1024 tokens for 16-bit weights, and at 2048 for fp32 masters, whose
+# pass reads more. Until that is measured a quarter of it is taken, where the weight's traffic decides nearly alone.
+FUSED_TOKENS = {"narrow": 256, "masters": 512, "tf32": 32, "fp32": 16}
 FUSED_TOKENS_ELSEWHERE = {"narrow": 64, "masters": 128, "tf32": 32, "fp32": 16}
 
 

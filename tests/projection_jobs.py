@@ -102,6 +102,25 @@ def dtensors(rank: int, world: int) -> None:
     assert not wrong, wrong[:3]
 
 
+def tiles(rank: int, world: int) -> None:
+    """Transposable 2:4 over whole layers and shards; shards that tear a tile are refused by all ranks alike."""
+    mesh, pattern = DeviceMesh("cpu", list(range(world))), NM(2, 4, transposable=True)
+    torch.manual_seed(world)
+    scores = {"a": torch.randn(4 * world, 8, 3, 3), "b": torch.randn(8, 12)}
+    scores["a"][0, 1, 2, 2] = torch.nan
+    for nan in POLICIES:
+        expected, flag = Projection(pattern, nan=nan)(scores, 0.5)
+        spreads = {"a": spread(scores["a"], mesh, Shard(0)), "b": spread(scores["b"], mesh, Replicate())}
+        got, invalid = Projection(pattern, nan=nan)(spreads, 0.5)
+        assert got.hash() == expected.hash() and bool(invalid) == bool(flag)
+        own = {f"{rank}.{name}": s for name, s in scores.items()} if rank == 0 else {}
+        got, invalid = Projection(pattern, nan=nan, group=dist.group.WORLD)(own, 0.5)
+        assert bool(invalid) == bool(flag) and all(got[f"{rank}.{n}"] == expected[n] for n in scores if rank == 0)
+    if world > 1:
+        torn = {"a": spread(torch.ones(4 * (world - 1), 4), mesh, Shard(0))}
+        all_raise(lambda: Projection(pattern)(torn, 0.5), "ValueError", "NM: shape: expected dim 0 divisible by 4, got")
+
+
 def faults(rank: int, world: int) -> None:
     """What is wrong or differs on one rank is raised by all; what cannot be served is refused by name."""
     group, last, fine = dist.group.WORLD, rank == world - 1, {"a": torch.ones(4, 4)}

@@ -9,7 +9,7 @@ from processes import check, run
 from sparsekit.projection import Projection
 
 # Names of the functions of projection_jobs.py.
-JOBS = ["layers", "dtensors", "faults", "identity"]
+JOBS = ["layers", "dtensors", "tiles", "faults", "identity"]
 WORLDS = [1, 3]
 
 

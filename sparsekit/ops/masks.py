@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import reference, shards
-from sparsekit.ops.reference import FLOATS
 
 KEYS = ("value", "magnitude")
 SCOPES = ("global", "tensor", "row")
@@ -122,9 +121,7 @@ def _check_scores(scores: Sequence[Tensor]) -> None:
         got = "one tensor" if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(f"topk_mask: scores: expected a sequence of tensors, got {got}")
     for i, s in enumerate(scores):
-        if not isinstance(s, Tensor) or s.dtype not in FLOATS:
-            got = getattr(s, "dtype", type(s).__name__)
-            raise TypeError(f"topk_mask: scores[{i}]: expected a float64/32/16 or bfloat16 tensor, got {got}")
+        reference.check_floats(f"topk_mask: scores[{i}]", s)
         if shards.is_spread(s):
             raise TypeError(f"topk_mask: scores[{i}]: expected a plain tensor, got a DTensor; use dist_topk_mask")
         if s.device != scores[0].device:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops.reference import FLOATS
+from sparsekit.ops.reference import check_floats
 
 
 def is_spread(x: object) -> bool:
@@ -64,9 +64,7 @@ def check_scores(names: Sequence[str], scores: Sequence[Any], group: Any, words:
         words: see ``check_spread``.
     """
     for i, (name, x) in enumerate(zip(names, scores, strict=True)):
-        if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-            got = getattr(x, "dtype", type(x).__name__)
-            raise TypeError(f"{name}: expected a float64/32/16 or bfloat16 tensor, got {got}")
+        check_floats(name, x)
         if x.device != scores[0].device:
             raise ValueError(f"{name}: expected device {scores[0].device}, got {x.device}")
         if is_spread(x) != is_spread(scores[0]):

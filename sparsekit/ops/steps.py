@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import multi as _schemas  # noqa: F401  (defines the ops)
-from sparsekit.ops.masks import FLOATS, check_words, choose
+from sparsekit.ops.masks import check_words, choose
+from sparsekit.ops.reference import check_floats
 
 SCORE_KEYS = ("magnitude", "value", "released")
 
@@ -30,9 +31,8 @@ def _checked(function: str, words: Sequence[Tensor], **lists: Sequence[Tensor]) 
         if len(given) != len(weights):
             raise ValueError(f"{function}: {name}: expected {len(weights)} tensors ({owner}'), got {len(given)}")
         for i, x in enumerate(given):
-            if not isinstance(x, Tensor) or (name != "words" and x.dtype not in FLOATS):
-                got = getattr(x, "dtype", type(x).__name__)
-                raise TypeError(f"{function}: {name}[{i}]: expected a float64/32/16 or bfloat16 tensor, got {got}")
+            if name != "words" or not isinstance(x, Tensor):
+                check_floats(f"{function}: {name}[{i}]", x)
             if x.device != weights[0].device:
                 raise ValueError(f"{function}: {name}[{i}]: expected device {weights[0].device}, got {x.device}")
             if name != "words" and x.shape != weights[i].shape:

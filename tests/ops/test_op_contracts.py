@@ -66,7 +66,12 @@ def op_samples() -> dict[str, list[tuple]]:
         "popcount": [(words,)],
         "mask_counts": [([words, image_words], [words.flip(0), image_words]), ([words], [words])],
         "mask_weight": [(weight, words, torch.bfloat16), (image, image_words, torch.float32)],
-        "topk_mask": [([weight, image], [50], "magnitude", "global", "error"), ([weight], [3], "value", "row", "drop")],
+        "topk_mask": [
+            ([weight, image], [50], "magnitude", "global", "error"),
+            ([weight], [3], "value", "row", "drop"),
+            ([weight, image], [50], "magnitude", "global", "error", ops.warm_start(1)),
+            ([weight, image], [9, 50], "value", "tensor", "keep", ops.warm_start(2), "radix"),
+        ],
         "key_histogram": [([weight, image], torch.tensor(0), 20, 2048, "magnitude", "error")],
         "mask_at_threshold": [([weight, image], torch.tensor(2**29), torch.tensor([1, 0]), "value", "drop")],
         "group_scores": [(image, [4, 1], [1, 54], 2.0, "magnitude"), (weight, [2, 7], [3, 6], 1.0, "value")],
