@@ -78,6 +78,16 @@ def test_masks_have_none(checker: Path) -> None:
     assert_clean(run(checker, "masks", "0", "12"))
 
 
+def test_structured_masks_have_none(checker: Path) -> None:
+    assert_clean(run(checker, "structured", "0", "24"))
+
+
+@pytest.mark.parametrize("function, number", [("add_stretch", 0), ("add_stretch", 1), ("narrow_kernel", 0)])
+def test_a_missing_barrier_of_unit_scores_is_found(function: str, number: int, checker: Path) -> None:
+    place = place_of("group_scores.cu", function, number)
+    assert_race(run(checker, "structured", "0", "24", EMULATOR_UNORDERED=place))
+
+
 @pytest.mark.parametrize("barrier", NEEDED, ids=lambda b: f"{b[1]}-{b[2]}")
 def test_a_missing_barrier_is_found(barrier: tuple[str, str, int], checker: Path) -> None:
     assert_race(run(checker, "select", "0", "60", EMULATOR_UNORDERED=place_of(*barrier)))

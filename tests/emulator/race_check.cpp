@@ -3,6 +3,7 @@
 //
 //   race_check select SEED COUNT   selections, compared with a stable sort; every phase has to occur
 //   race_check masks SEED COUNT    packing, unpacking, counting, masked weights
+//   race_check structured SEED COUNT   scores of units, their masks, n:m
 //   race_check probe NAME          one tiny kernel
 #include <cstdio>
 #include <cstdlib>
@@ -214,6 +215,7 @@ int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
   if (what == "select" && count == 4) return select(std::strtoull(arguments[2], nullptr, 10), std::atoll(arguments[3]));
   if (what == "masks" && count == 4) return masks(std::strtoull(arguments[2], nullptr, 10), std::atoll(arguments[3]));
+  if (what == "structured" && count == 4) return structured(std::strtoull(arguments[2], nullptr, 10), std::atoll(arguments[3]));
   if (what == "probe" && count == 3 && probe_named(arguments[2]) != Probe::kEnd) {
     run_probe(probe_named(arguments[2]));
     return 0;

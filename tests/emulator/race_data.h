@@ -20,6 +20,9 @@ namespace races {
 using sparsekit::Dtype, sparsekit::KeyKind, sparsekit::NanPolicy;
 using Random = std::mt19937_64;
 
+// Runs the kernels of structured masks; see race_structured.cpp.
+int structured(uint64_t seed, int64_t count);
+
 inline int64_t below(Random& random, int64_t end) { return static_cast<int64_t>(random() % static_cast<uint64_t>(end)); }
 
 enum Content { kNormal, kEqual, kTwo, kFew, kSteps, kClose, kSpread, kContents };

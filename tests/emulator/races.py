@@ -60,6 +60,8 @@ def race_checker(folder: Path) -> Path:
     common = ["-DSPARSEKIT_CUDA=1", "-DEMULATOR_RACES", *SMALL, f"-I{HERE}", f"-I{ROOT / 'csrc'}"]
     # Nothing is optimised away: an access in the source is an access that is watched.
     watched = ["-O0", "-g1", *instrument, *common]
-    names = [HERE / "race_check.cpp", HERE / "ordering.cpp", ROOT / "csrc/topk_rows.cu", ROOT / "csrc/mask_weights.cu"]
+    kernels = ["topk_rows", "mask_weights", "group_scores", "expand_units", "nm_masks", "tile_masks"]
+    names = [HERE / f"{name}.cpp" for name in ("race_check", "race_structured", "ordering")]
+    names += [ROOT / "csrc" / f"{name}.cu" for name in kernels]
     sources = {**dict.fromkeys(names, watched), HERE / "emulator.cpp": ["-O1", *common]}
     return build("race_check", ("races", *instrument, *SMALL), sources, ["-fsanitize=thread"])
