@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from sparsekit.ops import multi_reference as reference
 from sparsekit.ops import reference as layers
 from sparsekit.ops.multi import MULTI_OPS
-from sparsekit.ops.native import _C, SCORE_DTYPES, layout, place, threads_for
+from sparsekit.ops.native import _C, SCORE_DTYPES, STREAMED, layout, place, threads_for
 from sparsekit.ops.schemas import LIBRARY
 
 _NARROW = (torch.bfloat16, torch.float16)
@@ -112,7 +112,7 @@ def _mask_weights(
             _C.cuda_mask_weights(*pointers, rows, cols, *codes, spatial, *place(made[0]))
             continue
         _C.mask_weights(
-            *pointers, rows, cols, made[0].element_size(), spatial, threads_for(sum(x.numel() for x in made))
+            *pointers, rows, cols, made[0].element_size(), spatial, threads_for(sum(x.numel() for x in made), STREAMED)
         )
         for i, x in zip(members, made, strict=True):
             outs[i] = x if x is outs[i] else outs[i].copy_(x)

@@ -32,6 +32,9 @@ SCORE_DTYPES = {
 }
 # Below this many elements starting a thread costs more than it saves.
 _SERIAL = 1 << 16
+# Masking is done at the speed of memory, which one thread nearly reaches; others have to be started, and to take their
+# processors from the waiting threads of PyTorch's products.
+STREAMED = 1 << 22
 # For more rows of x than these, PyTorch's product gains more than the masked weight costs; a weight that fits the caches
 # costs less. By the least number of weights.
 FEW_TOKENS = {1 << 22: 64, 0: 8}
@@ -43,9 +46,9 @@ def place(tensor: Tensor) -> tuple[int, int]:
     return tensor.get_device() if tensor.is_cuda else 0, stream
 
 
-def threads_for(elements: int) -> int:
-    """Threads that so many elements are worth."""
-    return torch.get_num_threads() if elements >= _SERIAL else 1
+def threads_for(elements: int, least: int = _SERIAL) -> int:
+    """Threads that so many elements are worth, if one thread alone does fewer than ``least``."""
+    return torch.get_num_threads() if elements >= least else 1
 
 
 def _pack_mask(mask: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ def _mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
         [cols],
         weight.element_size(),
         [spatial],
-        threads_for(weight.numel()),
+        threads_for(weight.numel(), STREAMED),
     )
     return out if dtype == weight.dtype else out.to(dtype)
 
@@ -190,7 +193,7 @@ def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None
     rows, words = threshold.plain(x), words.contiguous()
     y, bias = x.new_empty(*x.shape[:-1], weight.shape[0]), None if bias is None else threshold.plain(bias)
     pointers = [0 if t is None else t.data_ptr() for t in (rows, weight, words, bias, y)]
-    _C.masked_linear(*pointers, tokens, *weight.shape, threads_for(weight.numel()))
+    _C.masked_linear(*pointers, tokens, *weight.shape, threads_for(weight.numel(), STREAMED))
     return y
 
 
@@ -201,7 +204,14 @@ def _mask_in_place(dz: Tensor, words: Tensor) -> Tensor:
         return _mask_weight(dz, words, dz.dtype)
     words, (rows, cols), pointer = words.contiguous(), reference.rows_cols(dz.shape), [dz.data_ptr()]
     _C.mask_weights(
-        pointer, [words.data_ptr()], pointer, [rows], [cols], dz.element_size(), [spatial], threads_for(dz.numel())
+        pointer,
+        [words.data_ptr()],
+        pointer,
+        [rows],
+        [cols],
+        dz.element_size(),
+        [spatial],
+        threads_for(dz.numel(), STREAMED),
     )
     return dz
 
