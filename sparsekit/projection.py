@@ -100,9 +100,9 @@ class Projection:
                 units are torn by the shards. TypeError: scores of another kind. With several processes all raise alike.
         """
         if self.group is not None or (isinstance(scores, Mapping) and any(map(shards.is_spread, scores.values()))):
-            budget, group = self._agreed(scores, sparsity, key)
+            budget, group = self._agreed(scores, sparsity, key, warm)
         else:
-            budget, group = self._planned(scores, sparsity, key), None
+            budget, group = self._planned(scores, sparsity, key, warm), None
         if isinstance(self.pattern, NM):
             return self._fixed(self.pattern, scores, key, group)
         values = list(scores.values())
@@ -113,7 +113,7 @@ class Projection:
             return self._with_floor(scores, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
         return self._projected(scores, *self._select(values, budget, key, group, warm))
 
-    def _planned(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> Budget:
+    def _planned(self, scores: Mapping[str, Tensor], sparsity: float, key: Key, warm: Tensor | None) -> Budget:
         """The budget of these scores, once they and the other arguments are known to be right."""
         _check_scores(scores, self.group is not None)
         choose("Projection", "key", key, KEYS)
@@ -122,16 +122,20 @@ class Projection:
             self._units(shapes)
             self._check_fixed(self.pattern, sparsity)
             return 0
-        return self._budget(shapes, sparsity)
+        budget = self._budget(shapes, sparsity)
+        _check_warm(warm, 1 if isinstance(budget, int) else len(budget), scores)
+        return budget
 
-    def _agreed(self, scores: Mapping[str, Tensor], sparsity: float, key: Key) -> tuple[Budget, ProcessGroup]:
+    def _agreed(
+        self, scores: Mapping[str, Tensor], sparsity: float, key: Key, warm: Tensor | None
+    ) -> tuple[Budget, ProcessGroup]:
         """The budget of the scores of all processes and their group, or the error of one of them on all."""
         group = self.group
         if group is None:
             group = agreement.check_group("Projection", shards.group_of(scores.values()))
         problem, units, budget = None, 0, 0
         try:
-            budget = self._planned(scores, sparsity, key)
+            budget = self._planned(scores, sparsity, key, warm)
             self._check_spread(scores, budget)
             units = sum(self._units({name: tuple(s.shape) for name, s in scores.items()}).values())
         except Exception as error:  # whatever it is, the others have to learn of it
@@ -160,7 +164,8 @@ class Projection:
 
     def warm_start(self, layers: int, device: torch.device) -> Tensor:
         """State for ``warm`` that knows nothing yet, for scores of so many layers on a device."""
-        return ops.warm_start(1 if isinstance(self.allocation, Global) else layers, device)
+        # Whether an allocation of someone else's making ranks all layers together shows only when it is called.
+        return ops.warm_start(1 if isinstance(self.allocation, Global) else max(layers, 1), device)
 
     def _select(
         self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None, warm: Tensor | None
@@ -171,9 +176,10 @@ class Projection:
         options = {"key": key, "nan": self.nan, "out": "bool" if as_bool else "words"}
         if isinstance(budget, int):
             if group is None:
-                return ops.topk_mask(values, budget, warm=warm, **options)
+                return ops.topk_mask(values, budget, warm=None if warm is None else warm[:1], **options)
             return ops.dist_topk_mask(values, budget, group=self.group, **options)
         kept = list(budget.values())
+        warm = None if warm is None else warm[: len(kept)]
         if group is None or self.group is not None:
             masks, invalid = ops.topk_mask(values, kept, scope="tensor", warm=warm, **options)
             return masks, invalid if group is None else ops.any_rank(invalid, group)
@@ -225,3 +231,15 @@ def _check_scores(scores: Any, may_be_empty: bool) -> None:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"Projection: scores[{name!r}]: expected a floating point tensor, got {got}")
+
+
+def _check_warm(warm: Any, rows: int, scores: Mapping[str, Tensor]) -> None:
+    if warm is None:
+        return
+    if not isinstance(warm, Tensor) or warm.dtype != torch.int64:
+        got = warm.dtype if isinstance(warm, Tensor) else type(warm).__name__
+        raise TypeError(f"Projection: warm: expected an int64 tensor, as warm_start makes it, got {got}")
+    devices = {s.device for s in scores.values()} or {warm.device}
+    if warm.shape[1:] != (3,) or len(warm) < rows or not warm.is_contiguous() or warm.device not in devices:
+        expected = f"what warm_start makes for {len(scores)} layers on {next(iter(devices))}"
+        raise ValueError(f"Projection: warm: expected {expected}, got {tuple(warm.shape)} on {warm.device}")

@@ -97,6 +97,9 @@ def dtensors(rank: int, world: int) -> None:
             fits &= mask == mask.clone() and (mask & ~mask).count() == 0
             if not fits:
                 wrong.append((case, name, pattern, allocation, placement))
+        figures = got.count(), got.sparsity, got.overlap(got), got.table()
+        if figures != (expected.count(), expected.sparsity, 1.0, expected.table()):
+            wrong.append((case, pattern, allocation, figures))
         if type(invalid) is not Tensor or bool(invalid) != bool(flag) or got.hash() != expected.hash():
             wrong.append((case, pattern, allocation, nan, key, bool(invalid), bool(flag)))
     assert not wrong, wrong[:3]
@@ -147,6 +150,12 @@ def faults(rank: int, world: int) -> None:
         halves = {"a": torch.ones(4, 4, dtype=torch.float16)}
         text = "dist_topk_mask: dtype: expected the same on all ranks, got float32 on rank 0, float16"
         all_raise(lambda: together(halves if last else fine, 0.5), "ValueError", text)
+    uniform, text = (
+        Projection(allocation="uniform", group=group),
+        "Projection: warm: expected what warm_start makes for 1",
+    )
+    warm = ops.warm_start(1, "meta" if last else "cpu")
+    all_raise(lambda: uniform(fine, 0.5, "value", warm), "ValueError", text, f"(on rank {world - 1})")
     empty = everyone(together({}, 0.5).masks.count())
     assert empty == [0] * world
     mesh = DeviceMesh("cpu", list(range(world)))

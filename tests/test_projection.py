@@ -459,3 +459,39 @@ FC = {"fc": torch.randn(4, 8)}
 def test_contradictions_are_named(act, error, message) -> None:
     with pytest.raises(error, match=message):
         act()
+
+
+class OneRanking:
+    """An allocation of someone else's making that ranks all layers together."""
+
+    min_keep = 0
+
+    def __call__(self, shapes, units, sparsity) -> int:
+        return kept_count(sum(units.values()), sparsity)
+
+
+@pytest.mark.parametrize("allocation", [OneRanking(), Global(), Uniform(), ERK(), PerLayer({"conv": 0.3})])
+def test_a_warm_start_serves_every_allocation(allocation) -> None:
+    scores, projection = draw(3), Projection(allocation=allocation)
+    warm = projection.warm_start(len(scores), torch.device("cpu"))
+    expected = projection(scores, 0.5).masks
+    for _ in range(2):
+        assert projection(scores, 0.5, "magnitude", warm).masks == expected
+
+
+@pytest.mark.parametrize(
+    ("warm", "error", "message"),
+    [
+        ("warm", TypeError, "Projection: warm: expected an int64 tensor, as warm_start makes it, got str"),
+        (
+            torch.zeros(9, 3),
+            TypeError,
+            "Projection: warm: expected an int64 tensor, as warm_start makes it, got torch.f",
+        ),
+        (ops.warm_start(1), ValueError, "Projection: warm: expected what warm_start makes for 2 layers on cpu, got"),
+        (ops.warm_start(2, "meta"), ValueError, "Projection: warm: expected what warm_start makes for 2 layers on cpu"),
+    ],
+)
+def test_a_warm_start_that_does_not_fit_is_refused(warm, error, message) -> None:
+    with pytest.raises(error, match=message):
+        Projection(allocation="uniform")({"a": torch.ones(4, 4), "b": torch.ones(4, 4)}, 0.5, "value", warm)

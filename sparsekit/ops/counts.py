@@ -8,9 +8,12 @@ over both lists. Nothing here waits for a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparsekit.ops import shards
 
 
 def _words(function: str, argument: str, words: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -38,7 +41,26 @@ def _counts(function: str, before: Tensor | Sequence[Tensor], after: Tensor | Se
                 raise ValueError(f"{function}: {argument}[{i}]: expected device {old[0].device}, got {w.device}")
     if not old:
         return torch.zeros(0, 3, dtype=torch.int64)
+    if any(map(shards.is_spread, (*old, *new))):
+        return _spread_counts(function, old, new)
     return torch.ops.sparsekit.mask_counts(old, new)
+
+
+def _spread_counts(function: str, old: Sequence[Any], new: Sequence[Any]) -> Tensor:
+    """The counts of DTensors: of the parts of this process, added up over all of them in one collective."""
+    for i, (b, a) in enumerate(zip(old, new, strict=True)):
+        for argument, w in (("before", b), ("after", a)):
+            if not shards.is_spread(w):
+                raise ValueError(f"{function}: {argument}[{i}]: expected DTensors throughout, got a plain tensor")
+            shards.check_spread(f"{function}: {argument}[{i}]", w)
+            if (w.device_mesh, w.placements) != (old[0].device_mesh, b.placements):
+                expected = f"{old[0].device_mesh} and {b.placements}"
+                raise ValueError(
+                    f"{function}: {argument}[{i}]: expected {expected}, got {w.device_mesh}, {w.placements}"
+                )
+    # A replicated mask is counted once, by the process that it belongs to.
+    parts = [[shards.part_here(w) for w in words] for words in (old, new)]
+    return shards.added(torch.ops.sparsekit.mask_counts(*parts), old[0])
 
 
 def mask_counts(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor]) -> Tensor:
@@ -46,10 +68,11 @@ def mask_counts(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tens
 
     Args:
         before, after: packed words as of ``pack_mask`` (int32, padding bits zero), one tensor or as many in each list,
-            in pairs of one shape; all on one device. Never modified.
+            in pairs of one shape; all on one device. Never modified. Of DTensors (of one mesh, in pairs of one placement)
+            the counts are those of the whole masks, and all processes have to call.
 
     Returns:
-        int64 [masks, 3] on that device. ``mask_counts(words, words)[:, 0]`` counts one list.
+        int64 [masks, 3] on that device, plain. ``mask_counts(words, words)[:, 0]`` counts one list.
 
     Raises:
         TypeError: something other than int32 tensors. ValueError: lists, shapes or devices that do not agree.
@@ -80,7 +103,8 @@ def flip_rate(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor
     Raises:
         ValueError: also when the words have no room for ``numel`` entries.
     """
-    room = 32 * sum(w.numel() for w in _words("flip_rate", "before", before))
+    before = _words("flip_rate", "before", before)
+    room = 32 * sum(w.numel() for w in before)
     if not isinstance(numel, int) or isinstance(numel, bool) or not 0 <= numel <= room:
         raise ValueError(f"flip_rate: numel: expected an int in [0, {room}], got {numel!r}")
     old, new, both = _counts("flip_rate", before, after).sum(0).double().unbind()

@@ -169,7 +169,7 @@ def _find(
 ) -> _Threshold:
     """The ``kept``-th largest key of all processes. Every number stays on the device, so that nobody waits for it."""
     # A replicated tensor is counted once, by the process that it belongs to.
-    parts = [shards.part(s) if shards.numel_here(s) else shards.part(s).new_empty(0) for s in scores]
+    parts = [shards.part_here(s) for s in scores]
     carrier = agreement.carrier(group, device)
     start, bits = number_range(dtype, options[0])
     first = torch.full((), start, dtype=torch.int64, device=device)

@@ -65,7 +65,7 @@ def masked_linear(
         raise ValueError(f"masked_linear: weight: expected 2 dimensions, got shape {tuple(weight.shape)}")
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"masked_linear: x: expected last dimension {weight.shape[1]}, got shape {tuple(x.shape)}")
-    check_words("masked_linear", words, weight.shape)
+    check_words("masked_linear", words, weight.shape, device=weight.device)
     x, bias = _autocast("masked_linear", x, weight, bias)
     return differentiable(MaskedLinearFunction, x, weight, words, bias, dense_grad)
 
@@ -128,7 +128,7 @@ def _masked_conv(
     name = f"masked_conv{n}d"
     _check_conv(name, n, x, weight, groups)
     choose(name, "padding_mode", padding_mode, PADDING_MODES)
-    check_words(name, words, weight.shape)
+    check_words(name, words, weight.shape, device=weight.device)
     strides, dilations = _per_dim(name, "stride", stride, n), _per_dim(name, "dilation", dilation, n)
     strided = any(s != 1 for s in strides)
     before, after = _explicit_padding(name, padding, list(weight.shape[2:]), dilations, strided)

@@ -29,15 +29,24 @@ class Selection(NamedTuple):
     invalid: Tensor
 
 
-def check_words(function: str, words: Tensor, shape: Sequence[int], owner: str = "weight") -> None:
-    """Raise unless ``words`` is the int32 words tensor that belongs to ``shape``."""
+def _check_int32(function: str, words: Any) -> None:
+    if not isinstance(words, Tensor) or words.dtype != torch.int32:
+        got = words.dtype if isinstance(words, Tensor) else type(words).__name__
+        raise TypeError(f"{function}: words: expected dtype torch.int32, got {got}")
+
+
+def check_words(
+    function: str, words: Tensor, shape: Sequence[int], owner: str = "weight", device: torch.device | None = None
+) -> None:
+    """Raise unless ``words`` is the int32 words tensor that belongs to ``shape``, on ``device`` if that is given."""
     expected = reference.words_shape(shape)
-    if words.dtype != torch.int32:
-        raise TypeError(f"{function}: words: expected dtype torch.int32, got {words.dtype}")
+    _check_int32(function, words)
     if tuple(words.shape) != expected:
         raise ValueError(
             f"{function}: words: expected shape {expected} for {owner} {tuple(shape)}, got {tuple(words.shape)}"
         )
+    if device is not None and words.device != device:
+        raise ValueError(f"{function}: words: expected device {device} ({owner}'s), got {words.device}")
 
 
 def choose(function: str, argument: str, value: str, choices: Sequence[str]) -> None:
@@ -93,8 +102,7 @@ def popcount(words: Tensor) -> Tensor:
 
     Of a DTensor the bits on all processes, which all have to call.
     """
-    if words.dtype != torch.int32:
-        raise TypeError(f"popcount: words: expected dtype torch.int32, got {words.dtype}")
+    _check_int32("popcount", words)
     if shards.is_spread(words):
         shards.check_spread("popcount: words", words)
         return shards.total(torch.ops.sparsekit.popcount, words)
@@ -106,13 +114,15 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
 
     Args:
         weight: floating, any shape and strides.
-        words: int32 words of weight's shape.
+        words: int32 words of weight's shape, on its device.
         dtype: of the result; weight's own by default.
 
     Returns:
         Tensor of weight's shape, strides as ``empty_like(weight)``. Not differentiable: see ``masked_linear``.
     """
-    check_words("mask_weight", words, weight.shape)
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"mask_weight: weight: expected a tensor, got {type(weight).__name__}")
+    check_words("mask_weight", words, weight.shape, device=weight.device)
     return torch.ops.sparsekit.mask_weight(weight, words, dtype or weight.dtype)
 
 
@@ -121,7 +131,7 @@ def _check_scores(scores: Sequence[Tensor]) -> None:
         got = "one tensor" if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(f"topk_mask: scores: expected a sequence of tensors, got {got}")
     for i, s in enumerate(scores):
-        reference.check_floats(f"topk_mask: scores[{i}]", s)
+        shards.check_score(f"topk_mask: scores[{i}]", s)
         if shards.is_spread(s):
             raise TypeError(f"topk_mask: scores[{i}]: expected a plain tensor, got a DTensor; use dist_topk_mask")
         if s.device != scores[0].device:
@@ -142,7 +152,8 @@ def _budgets(scores: Sequence[Tensor], kept: int | Sequence[int], scope: str) ->
 
 def _count(kept: Any, limit: int) -> int:
     """kept as an int (numpy's integers are some), if it is one in [0, limit]."""
-    if isinstance(kept, bool) or not hasattr(kept, "__index__") or isinstance(kept, Tensor):
+    listed = isinstance(kept, Tensor) or getattr(kept, "ndim", 0)
+    if isinstance(kept, bool) or not hasattr(kept, "__index__") or listed:
         raise TypeError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")
     if not 0 <= index(kept) <= limit:
         raise ValueError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")
@@ -170,6 +181,8 @@ def warm_start(selections: int, device: torch.device | str | None = None) -> Ten
     Returns:
         int64 [selections, 3] zeros: keys between which a threshold is expected, and whether they count.
     """
+    if isinstance(selections, bool) or not isinstance(selections, int) or selections < 0:
+        raise ValueError(f"warm_start: selections: expected an int >= 0, got {selections!r}")
     return torch.zeros(selections, 3, dtype=torch.int64, device=device)
 
 

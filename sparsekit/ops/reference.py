@@ -13,13 +13,6 @@ WORD_BITS = 32
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # dtypes of scores
 
 
-def check_floats(where: str, x: object) -> None:
-    """Raise TypeError, "where: expected ...", unless x is a dense floating point tensor that the ops take."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout != torch.strided:
-        got = type(x).__name__ if not isinstance(x, Tensor) else x.layout if x.dtype in FLOATS else x.dtype
-        raise TypeError(f"{where}: expected a float64/32/16 or bfloat16 tensor, got {got}")
-
-
 def rows_cols(shape: Sequence[int]) -> tuple[int, int]:
     """The [rows, cols] view that masks use: rows = dim 0, cols = the rest flattened; vectors and scalars are one row."""
     if len(shape) < 2:

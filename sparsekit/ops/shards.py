@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekit.ops.reference import check_floats
+from sparsekit.ops.reference import FLOATS
 
 
 def is_spread(x: object) -> bool:
@@ -54,17 +54,27 @@ def check_spread(where: str, x: Any, words: bool = True) -> None:
         raise ValueError(f"{where}: expected a shard of shape {expected} as torch.chunk cuts, got {got}")
 
 
+def check_score(name: str, x: object) -> None:
+    """Raise TypeError unless x is a tensor of a dtype and layout that selections read; ``name`` starts the message."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name}: expected a float64/32/16 or bfloat16 tensor, got {got}")
+    if x.layout != torch.strided or x.is_nested:
+        got = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"{name}: expected a strided tensor, got {got}")
+
+
 def check_scores(names: Sequence[str], scores: Sequence[Any], group: Any, words: bool = True) -> None:
     """Raise unless the scores can be ranked together with those of other processes.
 
-    They are float tensors on one device; all plain, or all DTensors that the ops take, on one mesh and without a group.
+    They are strided float tensors on one device; all plain, or all DTensors that the ops take, on one mesh and without a group.
 
     Args:
         names: "function: argument" for each tensor.
         words: see ``check_spread``.
     """
     for i, (name, x) in enumerate(zip(names, scores, strict=True)):
-        check_floats(name, x)
+        check_score(name, x)
         if x.device != scores[0].device:
             raise ValueError(f"{name}: expected device {scores[0].device}, got {x.device}")
         if is_spread(x) != is_spread(scores[0]):
@@ -111,16 +121,24 @@ def on_parts(function: Callable[..., Tensor], *tensors: Any, shape: Sequence[int
 
 def total(function: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """Sum over all processes of ``function`` of their parts, 0-d and plain. All processes of the mesh have to call."""
-    if is_replicated(x):
-        return function(part(x))
+    return function(part(x)) if is_replicated(x) else added(function(part(x)), x)
+
+
+def added(here: Tensor, like: Any) -> Tensor:
+    """Sum of ``here`` over the processes that have parts of the DTensor ``like``, plain. All of them have to call."""
     from torch.distributed.tensor import DTensor, Partial
 
-    return DTensor.from_local(function(part(x)), x.device_mesh, [Partial()], run_check=False).full_tensor()
+    return DTensor.from_local(here, like.device_mesh, [Partial()], run_check=False).full_tensor()
 
 
 def gathered(x: Any) -> Tensor:
     """The whole of x, plain. All processes of the mesh have to call."""
     return x.full_tensor() if is_spread(x) else x
+
+
+def part_here(x: Any) -> Tensor:
+    """This process's part of x if it answers for that, else an empty tensor."""
+    return part(x) if numel_here(x) else part(x).new_empty(0)
 
 
 def numel_here(x: Any) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparsekit.ops import multi as _schemas  # noqa: F401  (defines the ops)
 from sparsekit.ops.masks import check_words, choose
-from sparsekit.ops.reference import check_floats
+from sparsekit.ops.shards import check_score
 
 SCORE_KEYS = ("magnitude", "value", "released")
 
@@ -32,7 +32,7 @@ def _checked(function: str, words: Sequence[Tensor], **lists: Sequence[Tensor]) 
             raise ValueError(f"{function}: {name}: expected {len(weights)} tensors ({owner}'), got {len(given)}")
         for i, x in enumerate(given):
             if name != "words" or not isinstance(x, Tensor):
-                check_floats(f"{function}: {name}[{i}]", x)
+                check_score(f"{function}: {name}[{i}]", x)
             if x.device != weights[0].device:
                 raise ValueError(f"{function}: {name}[{i}]: expected device {weights[0].device}, got {x.device}")
             if name != "words" and x.shape != weights[i].shape:

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsekit.ops import shards
 from sparsekit.ops import structured_reference as reference
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, Selection, check_words, choose
-from sparsekit.ops.reference import check_floats, rows_cols, words_shape
+from sparsekit.ops.reference import rows_cols, words_shape
 from sparsekit.ops.schemas import DEFAULT, LIBRARY, OP_NAMES
 
 Groups = Literal["filter", "channel"] | tuple[int, int]
@@ -81,6 +82,12 @@ def units_of(function: str, shape: Sequence[int], groups: Groups) -> Units:
     return Units(grid, grid, (min(groups[0], max(rows, 1)), min(groups[1], max(cols, 1))))
 
 
+def _check_scores(name: str, scores: Tensor) -> None:
+    shards.check_score(name, scores)
+    if shards.is_spread(scores):
+        raise TypeError(f"{name}: expected a plain tensor, got a DTensor; use Projection")
+
+
 def group_scores(scores: Tensor, groups: Groups, *, p: float = 2.0, key: str = "magnitude") -> Tensor:
     """One score per filter, channel or block, in one pass over the scores.
 
@@ -99,7 +106,7 @@ def group_scores(scores: Tensor, groups: Groups, *, p: float = 2.0, key: str = "
         ValueError, TypeError: an argument is out of range or of a wrong kind.
     """
     choose("group_scores", "key", key, KEYS)
-    check_floats("group_scores: scores", scores)
+    _check_scores("group_scores: scores", scores)
     if not (isinstance(p, (int, float)) and p > 0):
         raise ValueError(f"group_scores: p: expected a number > 0 or inf, got {p!r}")
     units = units_of("group_scores", scores.shape, groups)
@@ -130,10 +137,11 @@ def _checked(function: str, scores: Sequence[Tensor], key: str, nan: str, multip
     """The scores, detached; raises unless dim d of each is a multiple of multiples[d]."""
     choose(function, "key", key, KEYS)
     choose(function, "nan", nan, NAN_POLICIES)
-    if isinstance(scores, Tensor):
-        raise TypeError(f"{function}: scores: expected a sequence of tensors, got one tensor")
+    if isinstance(scores, Tensor) or not isinstance(scores, Sequence):
+        got = "one tensor" if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"{function}: scores: expected a sequence of tensors, got {got}")
     for i, s in enumerate(scores):
-        check_floats(f"{function}: scores[{i}]", s)
+        _check_scores(f"{function}: scores[{i}]", s)
         if s.device != scores[0].device:
             raise ValueError(f"{function}: scores[{i}]: expected device {scores[0].device}, got {s.device}")
         if s.ndim < 2 or any(n % multiple for n, multiple in zip(s.shape, multiples, strict=False)):

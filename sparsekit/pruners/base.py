@@ -198,6 +198,7 @@ class BasePruner:
         so that no error leaves some of them new and others old.
         """
         with self.cost.selection():
+            self._warm = self._warm.to(next(iter(scores.values())).device)  # the model may have moved
             projected = self.projection(scores, sparsity, key, self._warm)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
             old = [layer.mask_words for layer in self.layers.values()]

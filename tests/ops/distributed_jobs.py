@@ -278,6 +278,13 @@ def one_fault(rank: int, world: int) -> None:
     for scores, kept, options, kind, text in [
         ([integers], 2, {}, "TypeError", f"scores[0]: {floats} torch.int32"),
         ([*good, [1.0]], 2, {}, "TypeError", f"scores[1]: {floats} list"),
+        (
+            [torch.ones(2, 3).to_sparse()],
+            2,
+            {},
+            "TypeError",
+            "scores[0]: expected a strided tensor, got layout torch.sp",
+        ),
         (good[0], 2, {}, "TypeError", "scores: expected a sequence of tensors, got Tensor"),
         ([*good, halves], 2, {}, "ValueError", "scores[1]: expected dtype torch.float32 as for the first, got torch.f"),
         ([*good, meta], 2, {}, "ValueError", "scores[1]: expected device cpu, got meta"),
@@ -336,6 +343,37 @@ def refused(rank: int, world: int) -> None:
     all_raise(lambda: ops.topk_mask([good], 2), "TypeError", text)
     scalar = shard(torch.tensor(3.0), mesh, Replicate())
     assert bool(ops.dist_topk_mask([scalar, shard(torch.ones(3), mesh, Replicate())], 1).masks[0].to_local() == 1)
+
+
+def counts(rank: int, world: int) -> None:
+    """Comparisons of masks that are spread are those of the whole masks."""
+    mesh = DeviceMesh("cpu", list(range(world)))
+    shapes, placements = (
+        [(5, 40), (1, 33), (0, 3), (7,), (9, 2)],
+        [Shard(0), Shard(0), Shard(0), Replicate(), Replicate()],
+    )
+    before, after, old, new = [], [], [], []
+    for shape, placement in zip(shapes, placements, strict=True):
+        for whole, spread in ((before, old), (after, new)):
+            mask = values(shape, torch.float32, "normal", random.Random(len(old) + 10 * len(new))) > 0
+            whole.append(ops.pack_mask(mask))
+            spread.append(ops.pack_mask(shard(mask, mesh, placement)))
+    found = ops.mask_counts(old, new)
+    assert type(found) is Tensor and torch.equal(found, ops.mask_counts(before, after))
+    assert ops.mask_iou(old, new) == ops.mask_iou(before, after)
+    assert ops.regrow_count(old[0], new[0]) == ops.regrow_count(before[0], after[0])
+    assert ops.flip_rate(old, new, numel=258) == ops.flip_rate(before, after, numel=258)
+    text = "mask_counts: after[0]: expected DTensors throughout, got a plain tensor"
+    all_raise(lambda: ops.mask_counts(old, after), "ValueError", text)
+    text = "mask_counts: after[0]: expected DeviceMesh("
+    all_raise(lambda: ops.mask_counts(old[0], shard(before[0], mesh, Replicate())), "ValueError", text)
+    wide = [shard(torch.ones(8, 8), mesh, Shard(0))]
+    for call in (
+        lambda: ops.group_scores(wide[0], "filter"),
+        lambda: ops.nm_mask(wide, 2, 4),
+        lambda: ops.transposable_nm_mask(wide),
+    ):
+        all_raise(call, "TypeError", "expected a plain tensor, got a DTensor; use Projection")
 
 
 COLLECTIVES = {torch.float32: 5, torch.bfloat16: 4, torch.float16: 4, torch.float64: 8}

@@ -11,7 +11,7 @@ from sparsekit import ops
 
 # Names of the functions of distributed_jobs.py. Four ranks do again what their number may matter for.
 COMMON = ["lists", "one_nan", "dtensors", "large", "disagreement", "one_fault", "groups"]
-JOBS = [*COMMON, "readable", "strides", "refused", "traffic", "mixed_calls"]
+JOBS = [*COMMON, "readable", "strides", "refused", "counts", "traffic", "mixed_calls"]
 WORLDS = {1: JOBS, 2: JOBS, 3: JOBS, 4: COMMON}
 
 

@@ -221,6 +221,17 @@ def test_compile_of_selection_and_packing() -> None:
     assert torch.equal(z, ops.mask_weight(scores, ops.topk_mask([scores], 20).masks[0]))
 
 
+def test_compile_of_a_warm_selection() -> None:
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def select(scores: Tensor, warm: Tensor) -> Tensor:
+        return ops.topk_mask([scores], 20_000, warm=warm).masks[0]
+
+    scores, warm, eager = rand(50, 1000), ops.warm_start(1), ops.warm_start(1)
+    for _ in range(2):
+        assert torch.equal(select(scores, warm), ops.topk_mask([scores], 20_000, warm=eager).masks[0])
+        assert torch.equal(warm, eager)
+
+
 def test_compile_of_mask_comparisons() -> None:
     @torch.compile(backend="aot_eager", fullgraph=True)
     def compare(before: list[Tensor], after: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

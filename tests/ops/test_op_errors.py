@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,6 +190,52 @@ ERRORS = [
         ValueError,
         "expand_units: shape: expected at least 2 dimensions for filters, got (5,)",
     ),
+    (
+        lambda: ops.mask_weight(W, M.to("meta")),
+        ValueError,
+        "mask_weight: words: expected device cpu (weight's), got meta",
+    ),
+    (lambda: ops.mask_weight(None, M), TypeError, "mask_weight: weight: expected a tensor, got NoneType"),
+    (
+        lambda: ops.masked_linear(X, W, M.to("meta")),
+        ValueError,
+        "masked_linear: words: expected device cpu (weight's), got meta",
+    ),
+    (
+        lambda: ops.masked_conv2d(IMAGE, KERNEL, KM.to("meta")),
+        ValueError,
+        "masked_conv2d: words: expected device cpu (weight's), got meta",
+    ),
+    (lambda: ops.popcount(None), TypeError, "popcount: words: expected dtype torch.int32, got NoneType"),
+    (lambda: ops.unpack_mask(None, (5, 8)), TypeError, "unpack_mask: words: expected dtype torch.int32, got NoneType"),
+    (lambda: ops.warm_start(-1), ValueError, "warm_start: selections: expected an int >= 0, got -1"),
+    (lambda: ops.warm_start(None), ValueError, "warm_start: selections: expected an int >= 0, got None"),
+    (
+        lambda: ops.topk_mask([W], np.array([3])),
+        TypeError,
+        "topk_mask: kept: expected an int in [0, 40], got array([3])",
+    ),
+    (
+        lambda: ops.topk_mask([W, W.to_sparse()], 3),
+        TypeError,
+        "topk_mask: scores[1]: expected a strided tensor, got layout torch.sparse_coo",
+    ),
+    (
+        lambda: ops.topk_mask([torch.nested.nested_tensor([W, W[:3]], layout=torch.jagged)], 3),
+        TypeError,
+        "topk_mask: scores[0]: expected a strided tensor, got a nested tensor",
+    ),
+    (
+        lambda: ops.group_scores(W.to_sparse(), "filter"),
+        TypeError,
+        "group_scores: scores: expected a strided tensor, got layout torch.sparse_coo",
+    ),
+    (
+        lambda: ops.transposable_nm_mask(w for w in [W]),
+        TypeError,
+        "transposable_nm_mask: scores: expected a sequence of tensors, got generator",
+    ),
+    (lambda: ops.nm_mask(None, 2, 4), TypeError, "nm_mask: scores: expected a sequence of tensors, got NoneType"),
     (
         lambda: ops.nm_mask(W, 2, 4),
         TypeError,

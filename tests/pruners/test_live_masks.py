@@ -138,3 +138,10 @@ def test_nan_on_a_device_leaves_every_mask_and_shows_when_read() -> None:
     assert equal(pruner.live(), before) and moved["flips"].item() == 0 == moved["regrown"].item()
     with pytest.raises(ValueError, match="Magnitude: scores: expected numbers, got NaN"):
         sk.Metrics(moved, pruner._problems).read()
+
+
+def test_a_model_may_move_after_its_pruner_was_made() -> None:
+    pruner = Magnitude(*PROJECTIONS["uniform"])
+    pruner.model.to("meta")
+    pruner.project()
+    assert all(words.device.type == "meta" for words in pruner.live())
