@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.mask import Mask, Masks
-from sparsekit.nn import masked_layers, masks
+from sparsekit.nn import masked_layers, masks, prepared_weights
 from sparsekit.nn.access import kept_weights, layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
@@ -94,7 +94,7 @@ class BasePruner:
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}
-        # Scores move little from step to step, so each selection begins where the last one ended.
+        # Scores move little, so each selection begins where the last one ended.
         self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
 
     @property
@@ -126,8 +126,7 @@ class BasePruner:
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
             )
         values = self._advance(batches)
-        self._step += 1
-        self.cost.steps += 1
+        self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
             self._warn_of_collapse()
         return Metrics(values, self._problems)
@@ -144,7 +143,7 @@ class BasePruner:
             metrics = self.step(batches)
             if on_step is not None:
                 on_step(metrics)
-            # On a GPU problems show only when somebody reads, and reading waits: a compromise between the two.
+            # On a GPU problems show only when somebody reads, and reading waits.
             if self.done or self._step % READ_EVERY == 0:
                 metrics.read()
         return self.masks
@@ -162,11 +161,12 @@ class BasePruner:
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
         optimizer.zero_grad(set_to_none=True)
-        value = self.loss(self.model, batch)
-        self._check_loss(value)
-        if not value.requires_grad:
-            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
-        value.backward()
+        with prepared_weights(self.model):
+            value = self.loss(self.model, batch)
+            self._check_loss(value)
+            if not value.requires_grad:
+                raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
+            value.backward()
         optimizer.step()
         self.cost.count_pass(batch_size(batch))
         return value.detach()
@@ -233,7 +233,7 @@ class BasePruner:
         return {"pruner": self.name, "sparsity": self.sparsity, "projection": repr(self.projection)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that, with the model's own state_dict (weights and masks), continues the run bit by bit."""
+        """See Pruner; the model's own state_dict has weights and masks."""
         return {"config": self._config(), "step": self._step, "cost": self.cost.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sparsekit import criteria, ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
-from sparsekit.nn import dense_gradient
+from sparsekit.nn import dense_gradient, prepared_weights
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
@@ -149,7 +149,7 @@ class BiP(BasePruner):
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
         self.lower.zero_grad(set_to_none=True)
-        with dense_gradient(self.model):
+        with dense_gradient(self.model), prepared_weights(self.model):
             value = self.loss(self.model, batch)
             self._check_loss(value)
             value.backward()
