@@ -6,6 +6,7 @@ from __future__ import annotations
 from sparsekit.pruners.base import CollapseWarning, Metrics, Pruner
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
+from sparsekit.pruners.capture import captured
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
 from sparsekit.pruners.spode import SpODE
@@ -23,4 +24,5 @@ __all__ = [
     "Pruner",
     "SpODE",
     "SpODEOptions",
+    "captured",
 ]

@@ -121,11 +121,12 @@ class BasePruner:
             ValueError: the run is over, a batch is missing, the loss is not finite, or scores contain NaN (on a CPU at
                 once, on other devices when the metrics are read).
         """
+        return self._stepped(lambda: self._advance(batches))
+
+    def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
-            raise ValueError(
-                f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
-            )
-        values = self._advance(batches)
+            raise ValueError(f"{self.name}: step: expected a run that is not done, got a step after the last")
+        values = advance()
         self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
             self._warn_of_collapse()
@@ -143,7 +144,6 @@ class BasePruner:
             metrics = self.step(batches)
             if on_step is not None:
                 on_step(metrics)
-            # On a GPU problems show only when somebody reads, and reading waits.
             if self.done or self._step % READ_EVERY == 0:
                 metrics.read()
         return self.masks
