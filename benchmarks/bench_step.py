@@ -8,8 +8,10 @@ On a CPU ResNet-20 in float32; on a GPU also larger networks, in channels-last u
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +23,8 @@ from sparsekit.benchmarks.bench_rows import bench_rows, main
 from sparsekit.benchmarks.engine import cross_entropy
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.timing import compare_times
-from sparsekit.nn import dense_state_dict, sparsify
-from sparsekit.pruners import BiP
+from sparsekit.nn import dense_state_dict, prepared_weights, sparsify
+from sparsekit.pruners import BiP, captured
 
 SPARSITY = 0.9
 
@@ -73,13 +75,14 @@ def _sgd(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
 
-def _step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], Tensor]:
+def _step(model: nn.Module, batch: tuple[Tensor, Tensor], prepared: bool = False) -> Callable[[], Tensor]:
     optimizer = _sgd(model)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss(model, batch)
-        loss.backward()
+        with prepared_weights(model) if prepared else nullcontext():
+            loss = _loss(model, batch)
+            loss.backward()
         optimizer.step()
         return loss.detach()
 
@@ -90,6 +93,13 @@ def _bip(model: nn.Module, batches: Iterator[Any]) -> Callable[[], Any]:
     # More steps than any timing takes, so that the curves stay near their start.
     pruner = BiP(model, _loss, SPARSITY, steps=10**9, lower=_sgd(model))
     return lambda: pruner.step(batches)
+
+
+def _captured(model: nn.Module, batches: Iterator[Any]) -> Callable[[], Any]:
+    lr = torch.tensor(1e-3, device="cuda")
+    lower = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
+    ours = captured(BiP(model, _loss, SPARSITY, steps=10**9, lower=lower))
+    return lambda: ours.step(batches)
 
 
 def _require_equal_losses(models: dict[str, nn.Module], batch: tuple[Tensor, Tensor]) -> None:
@@ -131,12 +141,16 @@ def _compare(setting: Setting, repeats: int, device: str) -> Iterator[dict[str, 
     batch, models = _batch(setting, device), _networks(setting, device)
     _require_equal_losses(models, batch)
     steps = {f"{name} step": _step(model, batch) for name, model in models.items()}
+    # A model of its own: two optimizers on one would run away from each other.
+    steps["masked step, prepared_weights"] = _step(copy.deepcopy(models["masked"]), batch, prepared=True)
     facts = {"peak_bytes": {name: _peak(step) for name, step in steps.items()}} if device == "cuda" else {}
     timings = compare_times(steps, repeats=repeats, check=None, device=device)
     yield from bench_rows("step", setting.name, timings, **facts)
     bilevel = _network(setting, device)
     sparsify(bilevel)
     steps = {name: steps[name] for name in ("masked step", "dense step")}
+    if device == "cuda":
+        steps["BiP iteration, captured"] = _captured(copy.deepcopy(bilevel), itertools.repeat(batch))
     steps["BiP iteration"] = _bip(bilevel, itertools.repeat(batch))
     timings = compare_times(steps, repeats=repeats, check=None, device=device)
     yield from bench_rows("bip iteration", setting.name, timings)

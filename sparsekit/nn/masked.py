@@ -14,7 +14,7 @@ from sparsekit.mask import Mask
 if TYPE_CHECKING:
     from sparsekit.nn.cached import WeightCache
     from sparsekit.nn.compacted import FilterPlan
-    from sparsekit.nn.prepared import PreparedWeight
+    from sparsekit.nn.prepared import Preparation
 
 WORDS = "mask_words"
 _NO_MASKS = "Checkpoint has no masks for {count} sparse layer{s}; pass `masks='infer'` to take zeros as masks, "
@@ -41,7 +41,7 @@ class MaskedLayer(nn.Module):
     # Of sparsekit.compacted_filters, while its context lasts.
     _filters: FilterPlan | None = None
     # Of sparsekit.prepared_weights, likewise.
-    _prepared: PreparedWeight | None = None
+    _prepared: Preparation | None = None
 
     def _stand_in(self, input: Tensor) -> Tensor | None:
         """What serves as the weight for this input instead of weight and mask."""

@@ -56,23 +56,44 @@ def _masked(tensors: list[Tensor], words: list[Tensor], dtypes: list[torch.dtype
     return [found[i] for i in range(len(tensors))]
 
 
-class PreparedWeight:
-    """The masked weight of one layer, attached to the graph."""
+class Preparation:
+    """The masked weights of some layers, formed together in the dtype that the first of them asks for.
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+    Not at once: an autocast that begins inside the loss decides about the dtype.
+    """
+
+    def __init__(self, layers: list[MaskedLayer]) -> None:
+        # Tied weights have one mask, and so are prepared once.
+        self._layers = {id(layer.weight): layer for layer in layers}
+        self._graph = torch.is_grad_enabled()
+        self._dtypes: dict[int, torch.dtype] = {}
+        self._formed: dict[int, Tensor] = {}
 
     def __reduce__(self) -> tuple[type, tuple]:
-        # A copy of the layer outlives the context.
+        # A copy of a layer outlives the context.
         return type(None), ()
 
     def of(self, layer: MaskedLayer, input: Tensor) -> Tensor | None:
-        """The weight, or None where the op has to serve: another dtype, or an input to refuse."""
+        """The masked weight, attached to the graph; None where the op has to serve: another dtype, an input to refuse."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return None
-        if type(input) is not Tensor or ops.compute_dtype(input, layer.weight) != self.weight.dtype:
+        plain = type(input) is Tensor and input.device == layer.weight.device and not torch.is_inference_mode_enabled()
+        dtype = ops.compute_dtype(input, layer.weight) if plain else None
+        if dtype is None or not fits(layer, input):
             return None
-        return self.weight if fits(layer, input) else None
+        if not self._formed:
+            self._form()
+        return self._formed.get(id(layer.weight)) if self._dtypes.get(id(layer.weight)) == dtype else None
+
+    def _form(self) -> None:
+        layers = list(self._layers.values())
+        dtypes = [ops.compute_dtype(layer.weight, layer.weight) or layer.weight.dtype for layer in layers]
+        words, dense = [layer.mask_words for layer in layers], [layer.dense_grad for layer in layers]
+        # Re-entrant checkpoints go forward without gradients first; others use what is formed here, too.
+        with torch.set_grad_enabled(self._graph):
+            formed = MaskedWeightsFunction.apply(dtypes, words, dense, *(layer.weight for layer in layers))
+        self._dtypes = dict(zip(self._layers, dtypes, strict=True))
+        self._formed = dict(zip(self._layers, formed, strict=True))  # pyright: ignore[reportArgumentType]
 
 
 def _preparable(layer: MaskedLayer) -> bool:
@@ -97,7 +118,8 @@ def prepared_weights(model: nn.Module) -> Iterator[None]:
 
     For one forward and backward pass: ``with prepared_weights(model): loss(model(x)).backward()``. Numbers are those of
     the masked layers. It saves launches and forms each weight once instead of in both directions; it takes the memory of
-    one copy of the masked weights (in autocast's dtype, if that is on), and all gradients of weights arrive at the end.
+    one copy of the masked weights (in autocast's dtype, if that is on where the first layer is called), and all gradients
+    of weights arrive at the end.
     A mask or weight that is changed inside is not seen. Layers stay as they are where this does not pay or cannot be: large
     linear layers, sharded weights, ``DistributedDataParallel`` (which sends gradients while others are computed), compile,
     export and torch.func. Differentiable once. The pruners use it.
@@ -111,17 +133,10 @@ def prepared_weights(model: nn.Module) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"prepared_weights: model: expected a torch.nn.Module, got {type(model).__name__}")
     layers = _chosen(model)
-    # Tied weights have one mask, and so are prepared once.
-    first = list({id(layer.weight): layer for layer in layers}.values())
-    outer = [layer._prepared for layer in layers]
-    dtypes = [ops.compute_dtype(layer.weight, layer.weight) or layer.weight.dtype for layer in first]
-    words, dense = [layer.mask_words for layer in first], [layer.dense_grad for layer in first]
-    weights = [layer.weight for layer in first]
-    formed = MaskedWeightsFunction.apply(dtypes, words, dense, *weights) if first else ()
-    ready = {id(layer.weight): weight for layer, weight in zip(first, formed, strict=True)}  # pyright: ignore
+    outer, preparation = [layer._prepared for layer in layers], Preparation(layers)
     try:
         for layer in layers:
-            object.__setattr__(layer, "_prepared", PreparedWeight(ready[id(layer.weight)]))
+            object.__setattr__(layer, "_prepared", preparation)
         yield
     finally:
         for layer, before in zip(layers, outer, strict=True):

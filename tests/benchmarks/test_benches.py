@@ -129,7 +129,8 @@ def test_rows_of_training_steps() -> None:
     steps, iterations = [r for r in rows if r["bench"] == "step"], [r for r in rows if r["bench"] == "bip iteration"]
     assert len(rows) == len(steps) + len(iterations)
     problem = {"resnet20 b4 0.9"}
-    check_rows(steps, "step", problem, "dense step", {"dense step", "masked step", "torch.nn.utils.prune step"})
+    names = {"dense step", "masked step", "masked step, prepared_weights", "torch.nn.utils.prune step"}
+    check_rows(steps, "step", problem, "dense step", names)
     check_rows(iterations, "bip iteration", problem, "masked step", {"masked step", "dense step", "BiP iteration"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -129,12 +130,35 @@ def test_autocast_gives_the_bits_of_the_layers_where_weights_are_used_once():
     assert torch.equal(found, expected) and equal(ours, theirs)
 
 
-def test_an_autocast_that_begins_inside_is_served_by_the_layers():
+@pytest.mark.parametrize("where", ["around the passes", "inside the forward pass", "in one layer"])
+def test_an_autocast_that_begins_inside_decides(where, monkeypatch):
     model, x = build()
-    with sk.prepared_weights(model), torch.autocast("cpu", torch.bfloat16):
-        found = model(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(found, model(x))
+    formed = []
+    own = prepared._masked
+    monkeypatch.setattr(prepared, "_masked", lambda t, w, dtypes: formed.append(set(dtypes)) or own(t, w, dtypes))
+
+    def cast() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            with cast() if where == "inside the forward pass" else nullcontext():
+                first = self.model.a(x)
+            with cast() if where != "around the passes" else nullcontext():
+                return self.model.b(first)
+
+    outer = cast() if where == "around the passes" else nullcontext()
+    with outer:
+        expected, theirs = passes(Cast(), x, False)
+    with sk.prepared_weights(model), outer:
+        found, ours = passes(Cast(), x, False)
+    assert torch.equal(found, expected) and equal(ours, theirs)
+    # With layers of two kinds the first one decides, and the ops serve the others.
+    assert formed[0] == {torch.float32 if where == "in one layer" else torch.bfloat16}
 
 
 def test_tied_weights_and_frozen_ones():
@@ -177,6 +201,7 @@ def test_a_second_derivative_is_refused():
 def test_nothing_stays_and_copies_know_nothing_of_it():
     model, x = build()
     with sk.prepared_weights(model):
+        model(x)
         copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
         assert model.b._prepared is not None
     for m in (model, copied, pickled):
