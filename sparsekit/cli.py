@@ -96,6 +96,10 @@ def doctor(as_json: Json = False) -> None:
     for name, by in facts["ops"].items():
         served.add_row(name, by["cpu"], by["cuda"])
     OUT.print(served)
+    choice = Table("what", "value", title="which kernel serves on a GPU")
+    for name, value in facts["dispatch"].items():
+        choice.add_row(name, value)
+    OUT.print(choice)
     for line in facts["advice"]:
         OUT.print(f"[yellow]advice:[/yellow] {line}")
 

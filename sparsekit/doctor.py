@@ -43,6 +43,7 @@ def diagnose() -> dict[str, Any]:
         "gpus": _gpus(),
         "native": native,
         "ops": ops.capabilities(),
+        "dispatch": ops.dispatch(),
         "advice": _advice(native),
     }
 

@@ -37,7 +37,7 @@ class LayerSpeed:
         name, kind, shape: of the layer, its class and its weight.
         kept: fraction of the weights that are kept, in [0, 1].
         outputs, inputs: how many of its outputs (dim 0) and inputs (dim 1) keep any weight.
-        route: what served it, as ``sparsekit doctor`` says.
+        route: what served its forward pass, in words.
         seconds: by DENSE, EAGER, OWN and, if whole outputs or inputs are empty, CUT.
         ratios: of their times to the dense one's in the same round, the median; 1.02 is 2 % slower than dense.
         spread: the 20 and 80 % quantiles of these ratios.
@@ -201,11 +201,17 @@ def _measure(name: str, layer: MaskedLayer, x: Tensor, timer: _Timer) -> LayerSp
         functions[CUT] = lambda: _plain(layer, *cut)
         sources += [t for t in cut if t is not None]
     seconds, ratios, spread = timer(functions, sources)
-    op = "masked_linear" if weight.ndim == 2 else f"masked_conv{weight.ndim - 2}d"
+    conv: Any = layer
+    geometry = () if weight.ndim == 2 else (conv.stride, _numbers(conv.padding), conv.dilation, conv.groups)
     kept, whole = float(mask.float().mean()), (int(rows.sum()), int(columns.sum()))
-    route = ops.capabilities()[op].get(x.device.type, "torch")
+    route = ops.layer_route(x, weight, geometry)
     kind = type(layer).__name__.removeprefix("Masked")
     return LayerSpeed(name, kind, tuple(weight.shape), kept, *whole, route, seconds, ratios, spread, _verdict(spread))
+
+
+def _numbers(padding: Any) -> Any:
+    # "same" and "valid" say nothing about which kernel serves.
+    return (0, 0) if isinstance(padding, str) else padding
 
 
 def _plain(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

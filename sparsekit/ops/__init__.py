@@ -20,6 +20,7 @@ from sparsekit.ops.masks import (
     warm_start,
 )
 from sparsekit.ops.reference import rows_cols, words_shape
+from sparsekit.ops.routes import dispatch, layer_route
 from sparsekit.ops.serving import capabilities, native_info, prove_all
 from sparsekit.ops.steps import bilevel_update_, bilinear_grads, mask_weights, masked_adamw_, masked_sgd_
 from sparsekit.ops.structured import expand_units, group_scores, nm_mask, transposable_nm_mask
@@ -31,10 +32,12 @@ __all__ = [
     "bilinear_grads",
     "capabilities",
     "compute_dtype",
+    "dispatch",
     "dist_topk_mask",
     "expand_units",
     "flip_rate",
     "group_scores",
+    "layer_route",
     "mask_counts",
     "mask_iou",
     "mask_weight",

@@ -184,12 +184,18 @@ def _mask_at_threshold(scores: Sequence[Tensor], limit: Tensor, ties: Tensor, ke
     return words
 
 
-def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
+def reads_masked(x: Tensor, weight: Tensor) -> bool:
+    """Does the compiled product serve, which reads the weight through the mask? For few tokens in float32."""
     tokens = x.numel() // max(weight.shape[1], 1)
     few = next(most for least, most in FEW_TOKENS.items() if weight.numel() >= least)
     plain = x.dtype == weight.dtype == torch.float32 and weight.is_contiguous() and not weight.is_neg()
-    if not (plain and 0 < tokens <= few and weight.numel() and (bias is None or bias.dtype == torch.float32)):
+    return plain and 0 < tokens <= few and weight.numel() > 0
+
+
+def _masked_linear(x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
+    if not (reads_masked(x, weight) and (bias is None or bias.dtype == torch.float32)):
         return formulas.linear(x, _mask_weight(weight, words, x.dtype), bias)
+    tokens = x.numel() // weight.shape[1]
     rows, words = threshold.plain(x), words.contiguous()
     y, bias = x.new_empty(*x.shape[:-1], weight.shape[0]), None if bias is None else threshold.plain(bias)
     pointers = [0 if t is None else t.data_ptr() for t in (rows, weight, words, bias, y)]

@@ -125,7 +125,7 @@ class BasePruner:
 
     def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
-            raise ValueError(f"{self.name}: step: expected a run that is not done, got a step after the last")
+            raise ValueError(f"{self.name}: step: expected a run that is not done, got step {self._step + 1}")
         values = advance()
         self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
