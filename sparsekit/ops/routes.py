@@ -45,8 +45,8 @@ def _reads_masked(x: Tensor, weight: Tensor) -> bool:
 def _on_cuda(x: Tensor, weight: Tensor, geometry: Sequence[Any]) -> str:
     dtype, (capability, _) = compute_dtype(x, weight) or x.dtype, hardware(x.device)
     if weight.ndim == 2:
-        tokens, tf32 = math.prod(x.shape[:-1]), triton_linear._tf32(dtype)
-        chosen: str = triton_linear.route(tokens, *weight.shape, dtype, weight.dtype, capability, tf32)
+        (out, inputs), tokens, tf32 = weight.shape, math.prod(x.shape[:-1]), triton_linear._tf32(dtype)
+        chosen: str = triton_linear.route(tokens, out, inputs, dtype, weight.dtype, capability, tf32)
         return FUSED if chosen == "fused" else PLAIN.format("cuBLAS")
     problem = conv_routes._problem("y", torch.empty(x.shape, dtype=dtype, device="meta"), weight, geometry)
     last = x.is_contiguous(memory_format=torch.channels_last)
