@@ -19,6 +19,7 @@ from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
 from sparsekit.nn.guard import guard_
 from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.nn.ranks import check_ranks
 
 __all__ = [
     "MaskedConv1d",
@@ -28,6 +29,7 @@ __all__ = [
     "MaskedLinear",
     "SparsifyReport",
     "cached_weights",
+    "check_ranks",
     "dense_gradient",
     "dense_state_dict",
     "effective_weights",

@@ -16,6 +16,7 @@ from torch import nn
 from sparsekit.nn.bypass import bypassed
 from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.nn.rules import MASKED_CLASS, PLAIN_CLASS, Rule, matches, own_reason
+from sparsekit.ops import replicas
 
 
 @dataclass
@@ -105,7 +106,7 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     modules are converted once. A layer that is already masked keeps its mask.
 
     Args:
-        model: any module; may itself be such a layer.
+        model: any module; may itself be such a layer. In DistributedDataParallel names are those inside it.
         skip: globs over module names ("layer1.*", "fc") and module types to leave alone.
         only: if given, globs and types outside which nothing is masked. Neither rule unmasks what is masked already.
 
@@ -117,6 +118,7 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"sparsify: model: expected a torch.nn.Module, got {type(model).__name__}")
+    model = replicas.unwrapped(model)
     report = _choose(model, skip, only)
     if not report.masked:
         raise ValueError(f"sparsify: model: expected at least one layer to mask, got none\n{report}")

@@ -114,6 +114,19 @@ def spread(part: Tensor, like: Any, shape: Sequence[int]) -> Tensor:
     return DTensor.from_local(part, like.device_mesh, like.placements, **placing)
 
 
+def spread_as(x: Tensor, like: Any) -> Tensor:
+    """A plain x of which every process has the whole, as a DTensor spread as ``like`` is; anything else as it is."""
+    if is_spread(x) or not is_spread(like):
+        return x
+    return spread(x if is_replicated(like) else rows_here(x, like), like, x.shape)
+
+
+def rows_here(x: Tensor, like: Any) -> Tensor:
+    """Of a whole tensor with one row (dim 0) for each of ``like``, a DTensor under Shard(0), the rows of this process."""
+    size, (rank,) = -(-like.shape[0] // like.device_mesh.size()), like.device_mesh.get_coordinate()
+    return x[rank * size : (rank + 1) * size]
+
+
 def on_parts(function: Callable[..., Tensor], *tensors: Any, shape: Sequence[int]) -> Tensor:
     """``function`` of the local parts of ``tensors``, as a tensor of ``shape`` that is spread as the first of them is."""
     return spread(function(*map(part, tensors)), tensors[0], shape)

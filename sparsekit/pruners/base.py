@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,36 +13,17 @@ from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks
-from sparsekit.nn.access import kept_weights, layers_by_weight
+from sparsekit.nn.access import layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+from sparsekit.pruners.metrics import Metrics, warn_of_collapse
+from sparsekit.pruners.ranks import Ranks
 
 READ_EVERY = 100
-
-
-class CollapseWarning(UserWarning):
-    """A layer keeps no weight at all, so its output no longer depends on its input."""
-
-
-class Metrics(dict[str, Tensor]):
-    """Metrics of one step: name -> 0-d tensor on the model's device, so that a step never waits for the device.
-
-    ``read()`` waits, raises what went wrong on the device in the meantime, and gives floats.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], problems: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__(values)
-        self._problems = dict(problems or {})
-
-    def read(self) -> dict[str, float]:
-        """The values as floats. Raises ValueError for a NaN among the scores or a loss that is not finite."""
-        for message, flag in self._problems.items():
-            if bool(flag):
-                raise ValueError(message)
-        return {name: float(value) for name, value in self.items()}
 
 
 @runtime_checkable
@@ -91,6 +71,9 @@ class BasePruner:
         self.model, self.loss = model, loss
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
+        self.ranks = Ranks(self.name, model, self.layers, self.projection)
+        self.ranks.alike("arguments", lambda: None, **self._stated())
+        self.ranks.check(0, weights=True)
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}
@@ -129,7 +112,10 @@ class BasePruner:
         self._step += 1
         self.cost.steps += 1
         if self.done:
+            self.ranks.settle()
             self._warn_of_collapse()
+        if self.done or self._step % READ_EVERY == 0:
+            self.ranks.check(self._step, weights=self.done)
         return Metrics(values, self._problems)
 
     def fit(self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None) -> Masks:
@@ -149,6 +135,12 @@ class BasePruner:
                 metrics.read()
         return self.masks
 
+    def _draw(self, batches: Iterator[Any], count: int) -> list[Any]:
+        """So many batches, drawn before a step changes anything; processes that prune together agree on going on."""
+        return self.ranks.alike(
+            "step", lambda: [self._next(batches) for _ in range(count)], step=self._step, batches=count
+        )
+
     def _next(self, batches: Iterator[Any]) -> Any:
         if not hasattr(batches, "__next__"):
             raise TypeError(f"{self.name}: batches: expected an iterator, got {type(batches).__name__}")
@@ -160,16 +152,20 @@ class BasePruner:
             ) from None
 
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
-        """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
+        """One step of ``optimizer`` through the masks; returns the loss before it, detached, over all processes."""
         optimizer.zero_grad(set_to_none=True)
-        value = self.loss(self.model, batch)
-        self._check_loss(value)
-        if not value.requires_grad:
-            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
+        value = self._evaluate(self.model, batch)
         value.backward()
         optimizer.step()
         self.cost.count_pass(batch_size(batch))
-        return value.detach()
+        return self._loss_value
+
+    def _evaluate(self, model: nn.Module, batch: Any) -> Tensor:
+        """The checked loss of this process's batch; ``_loss_value`` is its mean over all processes, detached."""
+        value, self._loss_value = self.ranks.loss(self.loss, batch, model, self._check_loss)
+        if not value.requires_grad:
+            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
+        return value
 
     def _check_loss(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.numel() != 1:
@@ -218,15 +214,14 @@ class BasePruner:
         if mask.shape != tuple(layer.weight.shape):
             expected = f"a mask of shape {tuple(layer.weight.shape)} for layer `{name}`"
             raise ValueError(f"{self.name}: projection: expected {expected}, got {mask.shape}")
-        return mask.words
+        return shards.gathered(mask.words)
 
     def _warn_of_collapse(self) -> None:
-        counts = kept_weights({name: layer.mask_words for name, layer in self.layers.items()}).tolist()
-        for (name, layer), count in zip(self.layers.items(), counts, strict=True):
-            if count == 0 and layer.weight.numel():
-                kept = f"layer `{name}` keeps 0 of {layer.weight.numel():,} weights"
-                message = f"{self.name}: {kept}; set min_keep in the allocation"
-                warnings.warn(message, CollapseWarning, stacklevel=3)
+        warn_of_collapse(self.name, self.layers, 4)
+
+    def _stated(self) -> dict[str, object]:
+        """What has to be the same on all processes before they prune together."""
+        return {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
 
     def _config(self) -> dict[str, Any]:
         """Arguments that a saved state must share, as plain values by name."""
@@ -242,9 +237,13 @@ class BasePruner:
         Raises:
             ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
         """
+        self._step = self.ranks.alike("load_state_dict", lambda: self._checked_step(state))
+        self.cost.load_state_dict(state["cost"])
+
+    def _checked_step(self, state: Mapping[str, Any]) -> int:
+        """The step of a state that fits."""
         given = state.get("config", {})
         for key, own in self._config().items():
             if given.get(key) != own:
                 raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
-        self._step = int(state["step"])
-        self.cost.load_state_dict(state["cost"])
+        return int(state["step"])

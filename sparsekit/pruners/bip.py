@@ -126,10 +126,10 @@ class BiP(BasePruner):
         for rate in self._rates:
             rate.set(self._step / self.steps)
         if self.options.passes == 1:
-            lower_loss = upper_loss = self._both_levels(self._next(batches))
+            lower_loss = upper_loss = self._both_levels(*self._draw(batches, 1))
         else:
             # Drawn before anything changes, so that a step without its batches can be repeated.
-            *lower, upper = [self._next(batches) for _ in range(self.options.lower_steps + 1)]
+            *lower, upper = self._draw(batches, self.options.lower_steps + 1)
             lower_loss = [self._train_step(self.lower, batch) for batch in lower][-1]
             upper_loss, h = self._upper_pass(upper)
             self._update_scores(h)
@@ -141,18 +141,15 @@ class BiP(BasePruner):
     def _upper_pass(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """h = dl/dz at the present theta and mask, dense."""
         with batchnorm_policy(self.model, self.options.upper_batchnorm):
-            value, h = dense_gradients(self.model, self.loss, batch)
-        self._check_loss(value)
+            _, h = dense_gradients(self.model, self._evaluate, batch)
         self.cost.count_pass(batch_size(batch))
-        return value, h
+        return self._loss_value, h
 
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
         self.lower.zero_grad(set_to_none=True)
         with dense_gradient(self.model):
-            value = self.loss(self.model, batch)
-            self._check_loss(value)
-            value.backward()
+            self._evaluate(self.model, batch).backward()
         self.cost.count_pass(batch_size(batch))
         h = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self._parameters().items()}
         words = [layer.mask_words for layer in self.layers.values()]
@@ -164,7 +161,7 @@ class BiP(BasePruner):
         self.lower.step()
         if gradients is not None:
             self._step_scores(gradients)
-        return value.detach()
+        return self._loss_value
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: layer.weight for name, layer in self.layers.items()}
