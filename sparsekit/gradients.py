@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.nn import dense_gradient, effective_weights, masked_layers
-from sparsekit.ops import replicas
+from sparsekit.ops import replicas, shards
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -42,6 +42,8 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
     layers = masked_layers(model)
     if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
         raise ValueError(f"dense_gradients: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
+    if any(shards.is_spread(layer.weight) for layer in layers.values()):
+        return _sharded_gradients(model, loss, batch)
     with torch.enable_grad(), dense_gradient(model), replicas.local_gradients(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
@@ -64,6 +66,8 @@ def gradients_at(
     """
     if create_graph and replicas.group_of(model) is not None:
         raise ValueError("gradients_at: create_graph: expected False in DistributedDataParallel, got True")
+    if any(shards.is_spread(p) for p in model.parameters()):
+        raise ValueError("gradients_at: model: expected plain weights, got DTensors; use dense_gradients")
     keep = {name for name, value in z.items() if create_graph and value.requires_grad}
     leaves = {name: value if name in keep else value.detach().requires_grad_() for name, value in z.items()}
     others = _plain_weights(model, leaves) if create_graph else {}
@@ -77,6 +81,23 @@ def _averaged(model: nn.Module, gradients: dict[str, Tensor]) -> dict[str, Tenso
     """Means over the processes of a DistributedDataParallel model, whose own averaging ``autograd.grad`` passes by."""
     means = replicas.averages(list(gradients.values()), replicas.group_of(model))
     return dict(zip(gradients, means, strict=True))
+
+
+def _sharded_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Means over the processes, as DTensors: fully_shard forms them in a backward pass alone, and leaves them in ``.grad``."""
+    layers, parameters = masked_layers(model), list(model.parameters())
+    before = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = None
+        with torch.enable_grad(), dense_gradient(model):
+            value = _checked_loss("dense_gradients", loss(model, batch))
+            value.backward()
+        found = _named(layers, tuple(layer.weight.grad for layer in layers.values()))
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
+    return value.detach(), found
 
 
 def _plain_weights(model: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:

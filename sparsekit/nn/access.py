@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn.masked import WORDS, MaskedLayer
-from sparsekit.ops import replicas
+from sparsekit.ops import replicas, shards
 
 
 def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
@@ -63,8 +63,9 @@ def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
             )
     groups = layers_by_weight(model)
     for name, mask in masks.items():
+        words = shards.gathered(mask.words)
         for layer in groups[id(layers[name].weight)]:
-            layer.mask_words.copy_(mask.words)
+            layer.mask_words.copy_(words)
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -73,6 +74,7 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Every tensor is detached; tensors of masked weights are copies, the others share memory with the model.
     """
     model = replicas.unwrapped(model)
+    shards.reshard(model)
     state = model.state_dict()
     # With duplicates: a module that is registered twice has its keys twice.
     for name, module in model.named_modules(remove_duplicate=False):

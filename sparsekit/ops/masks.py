@@ -114,7 +114,7 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
 
     Args:
         weight: floating, any shape and strides.
-        words: int32 words of weight's shape, on its device.
+        words: int32 words of weight's shape, on its device; of a DTensor weight they may be whole on every process.
         dtype: of the result; weight's own by default.
 
     Returns:
@@ -123,7 +123,12 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
     if not isinstance(weight, Tensor):
         raise TypeError(f"mask_weight: weight: expected a tensor, got {type(weight).__name__}")
     check_words("mask_weight", words, weight.shape, device=weight.device)
-    return torch.ops.sparsekit.mask_weight(weight, words, dtype or weight.dtype)
+    kind = dtype or weight.dtype
+    if not shards.is_spread(weight):
+        return torch.ops.sparsekit.mask_weight(weight, words, kind)
+    shards.check_spread("mask_weight: weight", weight)
+    own = shards.spread_as(words, weight)
+    return shards.on_parts(lambda w, m: torch.ops.sparsekit.mask_weight(w, m, kind), weight, own, shape=weight.shape)
 
 
 def _check_scores(scores: Sequence[Tensor]) -> None:

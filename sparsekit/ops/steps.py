@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import multi as _schemas  # noqa: F401  (defines the ops)
+from sparsekit.ops import shards
 from sparsekit.ops.masks import check_words, choose
 from sparsekit.ops.shards import check_score
 
@@ -41,7 +42,22 @@ def _checked(function: str, words: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 )
     for i, (weight, w) in enumerate(zip(weights, words, strict=True)):
         check_words(function, w, weight.shape, f"{owner}[{i}]")
-    return [[x.detach() for x in given] for given in (*lists.values(), words)]
+    if not any(map(shards.is_spread, weights)):
+        return [[x.detach() for x in given] for given in (*lists.values(), words)]
+    return _parts(function, words, lists)
+
+
+def _parts(function: str, words: Sequence[Tensor], lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
+    """What this process has of DTensors and of their masks, which may be whole on every process."""
+    weights = next(iter(lists.values()))
+    for i, weight in enumerate(weights):
+        if shards.is_spread(weight):
+            shards.check_spread(f"{function}: {next(iter(lists))}[{i}]", weight)
+    found = [
+        [shards.pair_parts(f"{function}: {name}[{i}]", weights[i], x) for i, x in enumerate(given)]
+        for name, given in lists.items()
+    ]
+    return [*found, [shards.part(shards.spread_as(w, weight)) for w, weight in zip(words, weights, strict=True)]]
 
 
 def _check_number(function: str, argument: str, value: float, low: float, high: float = math.inf) -> None:
@@ -73,13 +89,14 @@ def mask_weights(weights: Sequence[Tensor], words: Sequence[Tensor], dtype: torc
     Raises:
         ValueError, TypeError: lists that do not fit together.
     """
+    given = weights
     weights, words = _checked("mask_weights", words, weights=weights)
     masked: dict[int, Tensor] = {}
     for kind in {dtype or weight.dtype for weight in weights}:
         own = [i for i, weight in enumerate(weights) if (dtype or weight.dtype) == kind]
-        given = [weights[i] for i in own], [words[i] for i in own]
-        masked |= zip(own, torch.ops.sparsekit.mask_weights(*given, kind), strict=True)
-    return [masked[i] for i in range(len(weights))]
+        pairs = [weights[i] for i in own], [words[i] for i in own]
+        masked |= zip(own, torch.ops.sparsekit.mask_weights(*pairs, kind), strict=True)
+    return [shards.spread(masked[i], weight, weight.shape) for i, weight in enumerate(given)]
 
 
 def bilinear_grads(
@@ -93,6 +110,8 @@ def bilinear_grads(
     Raises:
         ValueError, TypeError: lists that do not fit together.
     """
+    if spread := next((w for w in weights if shards.is_spread(w)), None):
+        raise ValueError(f"bilinear_grads: weights: expected plain tensors, got a DTensor {tuple(spread.shape)}")
     weights, grads, words = _checked("bilinear_grads", words, weights=weights, grads=grads)
     return torch.ops.sparsekit.bilinear_grads(grads, weights, words) if weights else ([], [])
 

@@ -61,6 +61,8 @@ class BasePruner:
 
     def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
         self.name = type(self).__name__
+        if isinstance(model, nn.Module):
+            shards.reshard(model)
         self.layers: dict[str, MaskedLayer] = masked_layers(model)
         if not self.layers:
             raise ValueError(f"{self.name}: model: expected masked layers, got nothing to prune; call sparsify first")
@@ -108,6 +110,7 @@ class BasePruner:
             raise ValueError(
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
             )
+        shards.reshard(self.model)
         values = self._advance(batches)
         self._step += 1
         self.cost.steps += 1

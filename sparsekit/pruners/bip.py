@@ -27,6 +27,7 @@ from sparsekit import criteria, ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.nn import dense_gradient
+from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
@@ -194,13 +195,14 @@ class BiP(BasePruner):
         """Gradient of the upper objective with respect to the scores, which are theta, at the present theta and mask."""
         gradients = {}
         for name, layer in self.layers.items():
-            theta = layer.weight.detach()
-            if self.options.variant == "released":
-                gradients[name] = criteria.released_hypergradient(theta, h[name], theta, 1 / self.gamma)
-            else:
-                mask = ops.unpack_mask(layer.mask_words, theta.shape)
-                gradients[name] = criteria.bip_hypergradient(theta, mask, h[name], theta, self.gamma)
+            spread = layer.weight, h[name], layer.spread_words
+            gradients[name] = shards.on_parts(self._tied_gradient, *spread, shape=layer.weight.shape)
         return gradients
+
+    def _tied_gradient(self, theta: Tensor, h: Tensor, words: Tensor) -> Tensor:
+        if self.options.variant == "released":
+            return criteria.released_hypergradient(theta, h, theta, 1 / self.gamma)
+        return criteria.bip_hypergradient(theta, ops.unpack_mask(words, theta.shape), h, theta, self.gamma)
 
     def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:
         for name, s in self.scores.items():

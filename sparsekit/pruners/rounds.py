@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
-from sparsekit.ops import unpack_mask
+from sparsekit.ops import shards, unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
@@ -162,13 +162,16 @@ class RoundPruner(BasePruner):
         """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
         single = isinstance(self.projection.pattern, Unstructured)
         scores = {}
-        for name, layer in self.layers.items():
-            kept = unpack_mask(layer.mask_words, layer.weight.shape)
-            theta = layer.weight.detach().abs()
+
+        def of_part(weight: Tensor, words: Tensor) -> Tensor:
+            theta = weight.abs()
             if not single:
                 # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
                 theta = theta.double().clamp(min=_LEAST)
-            scores[name] = torch.where(kept, theta, -1.0 if single else 0.0)
+            return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
+
+        for name, layer in self.layers.items():
+            scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
         return scores, "value" if single else "magnitude"
 
     def _renew_optimizer(self, phase: Phase) -> None:

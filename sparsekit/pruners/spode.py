@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss, dense_gradients, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.nn.batchnorm import has_batchnorm
+from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners import flow
 from sparsekit.pruners.base import BasePruner
@@ -81,6 +82,8 @@ class SpODE(BasePruner):
         options: SpODEOptions | None = None,
     ) -> None:
         super().__init__(model, loss, sparsity, projection)
+        if any(map(shards.is_spread, self.weights.values())):
+            raise ValueError("SpODE: model: expected plain weights, got DTensors; use DistributedDataParallel")
         self.options = options or SpODEOptions()
         checked_arguments(self.options, radius, energy, polariser, self.projection.pattern)
         self.steps = checked_count("SpODE", "steps", steps)
