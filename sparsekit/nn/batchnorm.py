@@ -93,7 +93,8 @@ def _accumulate(
 def _together(model: nn.Module, accumulate: Callable[[], int]) -> int:
     """``accumulate`` on every rank, and then the mean of what they have found."""
     group = replicas.group_of(model) or shards.group_of(model.parameters())
-    used = agreement.alike("recalibrate_batchnorm", group, accumulate, lambda used: {"batches": used})
+    with replicas.quiet_buffers(model):
+        used = agreement.alike("recalibrate_batchnorm", group, accumulate, lambda used: {"batches": used})
     average_batchnorm(model, group)
     return used
 

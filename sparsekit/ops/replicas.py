@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -53,6 +53,43 @@ def local_gradients(model: nn.Module) -> Iterator[None]:
         raise ValueError("dense_gradients: model: expected DistributedDataParallel without static_graph, got it")
     with nullcontext() if wrapper is None else wrapper.no_sync():
         yield
+
+
+@contextmanager
+def quiet_buffers(model: nn.Module) -> Iterator[None]:
+    """Within it, a forward pass of DistributedDataParallel broadcasts no buffers.
+
+    A process that fails before its forward pass would leave the others waiting for it there; see ``share_buffers``.
+    """
+    wrapper = wrapper_of(model)
+    before = wrapper is not None and wrapper.broadcast_buffers
+    try:
+        if wrapper is not None:
+            wrapper.broadcast_buffers = False
+        yield
+    finally:
+        if wrapper is not None:
+            wrapper.broadcast_buffers = before
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, keep: Collection[str]) -> None:
+    """Give all processes the buffers of rank 0, as a forward pass of DistributedDataParallel does; all have to call.
+
+    Args:
+        keep: last names of buffers that every process keeps as they are.
+    """
+    wrapper = wrapper_of(model)
+    if wrapper is None or not wrapper.broadcast_buffers:
+        return
+    named = [b for name, b in unwrapped(model).named_buffers() if name.split(".")[-1] not in keep]
+    for dtype in dict.fromkeys(b.dtype for b in named):
+        own = [b for b in named if b.dtype == dtype]
+        flat = torch.cat([b.reshape(-1) for b in own])
+        sent = flat.to(agreement.carrier(wrapper.process_group, flat.device))
+        dist.broadcast(sent, group=wrapper.process_group, group_src=0)
+        for b, value in zip(own, sent.to(flat.device).split([b.numel() for b in own]), strict=True):
+            b.copy_(value.view(b.shape))
 
 
 def averages(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:

@@ -22,6 +22,7 @@ from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
 from sparsekit.pruners.metrics import Metrics, warn_of_collapse
 from sparsekit.pruners.ranks import Ranks
+from sparsekit.pruners.states import checked_step
 
 READ_EVERY = 100
 
@@ -74,10 +75,11 @@ class BasePruner:
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
         self.ranks = Ranks(self.name, model, self.layers, self.projection)
-        self.ranks.alike("arguments", lambda: None, **self._stated())
+        stated = {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
+        self.ranks.alike("arguments", lambda: None, **stated)
         self.ranks.check(0, weights=True)
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
-        self._step = 0
+        self._step, self._loaded = 0, False
         self._problems: dict[str, Tensor] = {}
         # Scores move little from step to step, so each selection begins where the last one ended.
         self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
@@ -111,6 +113,9 @@ class BasePruner:
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
             )
         shards.reshard(self.model)
+        if self._loaded:  # only now has the model's own state been loaded as well
+            self.ranks.check(self._step, weights=True)
+            self._loaded = False
         values = self._advance(batches)
         self._step += 1
         self.cost.steps += 1
@@ -198,7 +203,7 @@ class BasePruner:
         """
         with self.cost.selection():
             self._warm = self._warm.to(next(iter(scores.values())).device)  # the model may have moved
-            projected = self.projection(scores, sparsity, key, self._warm)
+            projected = self.ranks.project(self.projection, scores, sparsity, key, self._warm)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
             old = [layer.mask_words for layer in self.layers.values()]
             new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]
@@ -222,10 +227,6 @@ class BasePruner:
     def _warn_of_collapse(self) -> None:
         warn_of_collapse(self.name, self.layers, 4)
 
-    def _stated(self) -> dict[str, object]:
-        """What has to be the same on all processes before they prune together."""
-        return {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
-
     def _config(self) -> dict[str, Any]:
         """Arguments that a saved state must share, as plain values by name."""
         return {"pruner": self.name, "sparsity": self.sparsity, "projection": repr(self.projection)}
@@ -240,13 +241,7 @@ class BasePruner:
         Raises:
             ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
         """
-        self._step = self.ranks.alike("load_state_dict", lambda: self._checked_step(state))
+        step = self.ranks.alike("load_state_dict", lambda: checked_step(self.name, self._config(), state))
+        self.ranks.alike("load_state_dict", lambda: None, step=step)
+        self._step, self._loaded = step, True
         self.cost.load_state_dict(state["cost"])
-
-    def _checked_step(self, state: Mapping[str, Any]) -> int:
-        """The step of a state that fits."""
-        given = state.get("config", {})
-        for key, own in self._config().items():
-            if given.get(key) != own:
-                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
-        return int(state["step"])

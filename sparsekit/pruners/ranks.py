@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss
 from sparsekit.nn import check_ranks
 from sparsekit.nn.batchnorm import average_batchnorm
-from sparsekit.nn.masked import MaskedLayer
+from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.ops import agreement, replicas, shards
-from sparsekit.projection import Projection
+from sparsekit.projection import Projected, Projection
+from sparsekit.unit_masks import is_ours
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Ranks:
         self.name, self.model = name, model
         weights = {n: layer.weight for n, layer in layers.items()}
         check_sharding(name, model, weights)
+        self.sharded = any(map(shards.is_spread, weights.values()))
         self.group = replicas.group_of(model) or shards.group_of(weights.values())
         if self.group is None:
             self._warn_of_isolation(projection)
@@ -67,17 +69,21 @@ class Ranks:
 
         Raises:
             Whatever ``loss`` or ``check`` raise; on a CPU on all ranks alike. A GPU's value is not read: there the rank at
-            fault raises, and the others see a NaN.
+            fault raises, and the others see a NaN. What ``loss`` raises under fully_shard is raised by its rank alone.
         """
         if self.group is None:
             value = loss(model, batch)
             check(value)
             return value, value.detach()
         value, problem = None, None
+        replicas.share_buffers(model, {WORDS})
         try:
-            value = loss(model, batch)
+            with replicas.quiet_buffers(model):
+                value = loss(model, batch)
             check(value)
         except Exception as error:  # whatever it is, the others have to learn of it
+            if value is None and self.sharded:
+                raise  # they may be waiting for this process's part of a weight, and listen to nothing else
             problem = error
         device = next(model.parameters()).device
         if device.type == "cpu":
@@ -87,6 +93,12 @@ class Ranks:
             check(mean)
         assert value is not None
         return value, mean.to(value.dtype).reshape(value.shape)
+
+    def project(self, projection: Projection, *arguments: Any) -> Projected:
+        """The projection; where a pattern of someone else's making fails on one rank, its error is raised on all."""
+        if is_ours(projection.pattern):
+            return projection(*arguments)
+        return self.alike("projection", lambda: projection(*arguments))
 
     def _mean_on_host(self, value: Tensor | None, problem: Exception | None) -> Tensor:
         own = math.nan if problem or value is None else float(value.detach())

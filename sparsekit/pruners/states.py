@@ -80,3 +80,12 @@ def restore(model: nn.Module, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
+
+
+def checked_step(name: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> int:
+    """The step of a pruner's state, if that belongs to this configuration."""
+    given = state.get("config", {})
+    for key, own in config.items():
+        if given.get(key) != own:
+            raise ValueError(f"{name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
+    return int(state["step"])

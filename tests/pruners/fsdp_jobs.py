@@ -125,7 +125,7 @@ def refused(rank: int, world: int) -> None:
     all_raise(
         lambda: masked(torch.ones(1, 8)), "ValueError", "masked_linear: weight: expected a plain tensor, got a DTensor"
     )
-    grid = init_device_mesh("cpu", (2, world // 2))
+    grid = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicas", "shards"))
     hybrid = exact(1)
     fully_shard(hybrid, mesh=grid)
     text = "BiP: model: `fc.weight`: expected a 1-D device mesh with this process in it"
