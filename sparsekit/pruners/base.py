@@ -20,6 +20,7 @@ from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+from sparsekit.pruners.metrics import CollapseWarning as CollapseWarning
 from sparsekit.pruners.metrics import Metrics, warn_of_collapse
 from sparsekit.pruners.ranks import Ranks
 from sparsekit.pruners.states import checked_step
