@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.nn import dense_gradient, effective_weights, masked_layers, prepared_weights
+from sparsekit.ops import replicas, shards
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -41,10 +42,12 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
     layers = masked_layers(model)
     if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
         raise ValueError(f"dense_gradients: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
-    with torch.enable_grad(), dense_gradient(model), prepared_weights(model):
+    if any(shards.is_spread(layer.weight) for layer in layers.values()):
+        return _sharded_gradients(model, loss, batch)
+    with torch.enable_grad(), dense_gradient(model), replicas.local_gradients(model), prepared_weights(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
-    return value.detach(), _named(layers, dz)
+    return value.detach(), _averaged(model, _named(layers, dz))
 
 
 def gradients_at(
@@ -61,13 +64,40 @@ def gradients_at(
     Returns:
         (loss value, {layer name: gradient}); both attached to the graph when ``create_graph``, else detached.
     """
+    if create_graph and replicas.group_of(model) is not None:
+        raise ValueError("gradients_at: create_graph: expected False in DistributedDataParallel, got True")
+    if any(shards.is_spread(p) for p in model.parameters()):
+        raise ValueError("gradients_at: model: expected plain weights, got DTensors; use dense_gradients")
     keep = {name for name, value in z.items() if create_graph and value.requires_grad}
     leaves = {name: value if name in keep else value.detach().requires_grad_() for name, value in z.items()}
     others = _plain_weights(model, leaves) if create_graph else {}
-    with torch.enable_grad(), effective_weights(model, {**others, **leaves}):
+    with torch.enable_grad(), effective_weights(model, {**others, **leaves}), replicas.local_gradients(model):
         value = _checked_loss("gradients_at", loss(model, batch))
         dz = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-    return value if create_graph else value.detach(), _named(leaves, dz)
+    return value if create_graph else value.detach(), _averaged(model, _named(leaves, dz))
+
+
+def _averaged(model: nn.Module, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Means over the processes of a DistributedDataParallel model, whose own averaging ``autograd.grad`` passes by."""
+    means = replicas.averages(list(gradients.values()), replicas.group_of(model))
+    return dict(zip(gradients, means, strict=True))
+
+
+def _sharded_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Means over the processes, as DTensors: fully_shard forms them in a backward pass alone, and leaves them in ``.grad``."""
+    layers, parameters = masked_layers(model), list(model.parameters())
+    before = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = None
+        with torch.enable_grad(), dense_gradient(model):
+            value = _checked_loss("dense_gradients", loss(model, batch))
+            value.backward()
+        found = _named(layers, tuple(layer.weight.grad for layer in layers.values()))
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
+    return value.detach(), found
 
 
 def _plain_weights(model: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:

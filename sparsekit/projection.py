@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +17,13 @@ from sparsekit.mask import Masks
 from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
 from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
-from sparsekit.unit_masks import mask_of_units, nm_masks, ranked_values, unit_scores
+from sparsekit.unit_masks import check_scores, check_warm, is_ours, mask_of_units, nm_masks, ranked_values, unit_scores
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+T = TypeVar("T")
 
 
 class Projected(NamedTuple):
@@ -107,15 +110,22 @@ class Projection:
             return self._fixed(self.pattern, scores, key, group)
         values = list(scores.values())
         if not isinstance(self.pattern, Unstructured):
-            values, key = [unit_scores(self.pattern, s, key) for s in values], "value"
+            values = self._by_pattern(group, lambda: [unit_scores(self.pattern, s, key) for s in scores.values()])
+            key = "value"
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
         if floor:
             return self._with_floor(scores, values, budget, key, floor)  # pyright: ignore[reportArgumentType]
-        return self._projected(scores, *self._select(values, budget, key, group, warm))
+        chosen, invalid = self._select(values, budget, key, group, warm)
+        return self._by_pattern(group, lambda: self._projected(scores, chosen, invalid))
+
+    def _by_pattern(self, group: ProcessGroup | None, call: Callable[[], T]) -> T:
+        """What ``call`` returns; the error of a pattern of someone else's making is raised on all processes."""
+        together = None if is_ours(self.pattern) else group
+        return agreement.alike("Projection: pattern", together, call, lambda _: {})
 
     def _planned(self, scores: Mapping[str, Tensor], sparsity: float, key: Key, warm: Tensor | None) -> Budget:
         """The budget of these scores, once they and the other arguments are known to be right."""
-        _check_scores(scores, self.group is not None)
+        check_scores(scores, self.group is not None)
         choose("Projection", "key", key, KEYS)
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         if isinstance(self.pattern, NM):
@@ -123,7 +133,7 @@ class Projection:
             self._check_fixed(self.pattern, sparsity)
             return 0
         budget = self._budget(shapes, sparsity)
-        _check_warm(warm, 1 if isinstance(budget, int) else len(budget), scores)
+        check_warm(warm, 1 if isinstance(budget, int) else len(budget), scores)
         return budget
 
     def _agreed(
@@ -215,31 +225,6 @@ class Projection:
             raise ValueError(f"Projection: sparsity: expected {expected}, got {sparsity}")
 
     def _fixed(self, pattern: NM, scores: Mapping[str, Tensor], key: Key, group: ProcessGroup | None) -> Projected:
-        masks, invalid = nm_masks(pattern, list(scores.values()), key, self.nan)
+        masks, invalid = self._by_pattern(group, lambda: nm_masks(pattern, list(scores.values()), key, self.nan))
         named = Masks(dict(zip(scores, masks, strict=True)))
         return Projected(named, invalid if group is None else ops.any_rank(invalid, group))
-
-
-def _check_scores(scores: Any, may_be_empty: bool) -> None:
-    if not isinstance(scores, Mapping):
-        raise TypeError(
-            f"Projection: scores: expected a mapping of layer names to tensors, got {type(scores).__name__}"
-        )
-    if not scores and not may_be_empty:
-        raise ValueError("Projection: scores: expected at least one layer, got none")
-    for name, value in scores.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"Projection: scores[{name!r}]: expected a floating point tensor, got {got}")
-
-
-def _check_warm(warm: Any, rows: int, scores: Mapping[str, Tensor]) -> None:
-    if warm is None:
-        return
-    if not isinstance(warm, Tensor) or warm.dtype != torch.int64:
-        got = warm.dtype if isinstance(warm, Tensor) else type(warm).__name__
-        raise TypeError(f"Projection: warm: expected an int64 tensor, as warm_start makes it, got {got}")
-    devices = {s.device for s in scores.values()} or {warm.device}
-    if warm.shape[1:] != (3,) or len(warm) < rows or not warm.is_contiguous() or warm.device not in devices:
-        expected = f"what warm_start makes for {len(scores)} layers on {next(iter(devices))}"
-        raise ValueError(f"Projection: warm: expected {expected}, got {tuple(warm.shape)} on {warm.device}")

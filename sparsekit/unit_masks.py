@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ def groups_of(pattern: Pattern) -> Groups | None:
     if type(pattern) is Block:
         return pattern.h, pattern.w
     return {Filter: "filter", Channel: "channel"}.get(type(pattern))  # pyright: ignore[reportReturnType]
+
+
+def is_ours(pattern: Pattern) -> bool:
+    """Is it a pattern of this package? One of someone else's making may fail on some processes and not on others."""
+    return type(pattern) in (Unstructured, Filter, Channel, Block, NM)
 
 
 def unit_scores(pattern: Pattern, scores: Tensor, key: Key) -> Tensor:
@@ -76,3 +82,30 @@ def ranked_values(values: Sequence[Tensor], key: Key, nan: str) -> tuple[list[Te
     ranked = [rank_values(v, key, nan) for v in values]
     missing = torch.stack([torch.isnan(v).any() for v in values]).any() if values else torch.tensor(False)
     return ranked, missing if nan == "error" else torch.zeros_like(missing)
+
+
+def check_scores(scores: Any, may_be_empty: bool) -> None:
+    """Raise unless these can be the scores of a projection."""
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"Projection: scores: expected a mapping of layer names to tensors, got {type(scores).__name__}"
+        )
+    if not scores and not may_be_empty:
+        raise ValueError("Projection: scores: expected at least one layer, got none")
+    for name, value in scores.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"Projection: scores[{name!r}]: expected a floating point tensor, got {got}")
+
+
+def check_warm(warm: Any, rows: int, scores: Mapping[str, Tensor]) -> None:
+    """Raise unless this can be the warm start of so many selections."""
+    if warm is None:
+        return
+    if not isinstance(warm, Tensor) or warm.dtype != torch.int64:
+        got = warm.dtype if isinstance(warm, Tensor) else type(warm).__name__
+        raise TypeError(f"Projection: warm: expected an int64 tensor, as warm_start makes it, got {got}")
+    devices = {s.device for s in scores.values()} or {warm.device}
+    if warm.shape[1:] != (3,) or len(warm) < rows or not warm.is_contiguous() or warm.device not in devices:
+        expected = f"what warm_start makes for {len(scores)} layers on {next(iter(devices))}"
+        raise ValueError(f"Projection: warm: expected {expected}, got {tuple(warm.shape)} on {warm.device}")

@@ -145,8 +145,7 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude):
     case(n, "no loss", T, f"{n}: loss: expected a callable (model, batch) -> scalar, got 3", make, kind, objective=3)
     text = f"{n}: loss: expected a finite value, got NaN or inf (step 1)"
     case(n, "a NaN loss", V, text, step, kind, objective=nan_loss)
-    # SpODE takes gradients at the effective weights, by a function that names itself.
-    text = "dense_gradients: loss: expected a differentiable" if kind is sk.SpODE else f"{n}: loss: expected a"
+    text = f"{n}: loss: expected a"
     case(n, "a vector loss", V, f"{text} scalar tensor, got", step, kind, objective=vector_loss)
     case(n, "a loss that is no tensor", V, f"{text} scalar tensor, got", step, kind, objective=float_loss)
     text = f"{n}: batches: expected another batch at step 1, got none"
@@ -295,6 +294,8 @@ for thing, what, error, text, call in (
         "model: expected masked layers, got none; call sparsify",
         partial(sk.finalize, plain()),
     ),
+    ("check_ranks", "nothing masked", V, "model: expected masked layers, got none", partial(sk.check_ranks, plain())),
+    ("check_ranks", "one process", V, "group: expected an initialised torch", partial(sk.check_ranks, net())),
     (
         "set_masks",
         "unknown layer",

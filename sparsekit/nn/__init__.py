@@ -21,6 +21,7 @@ from sparsekit.nn.guard import guard_
 from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.nn.prepared import prepared_weights
+from sparsekit.nn.ranks import check_ranks
 
 __all__ = [
     "MaskedConv1d",
@@ -30,6 +31,7 @@ __all__ = [
     "MaskedLinear",
     "SparsifyReport",
     "cached_weights",
+    "check_ranks",
     "compacted_filters",
     "dense_gradient",
     "dense_state_dict",

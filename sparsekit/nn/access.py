@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn.masked import WORDS, MaskedLayer
+from sparsekit.ops import replicas, shards
 
 
 def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
-    """Masked layers by name in module order; layers that share one weight appear once, under the first name."""
+    """Masked layers by name in module order; layers that share one weight appear once, under the first name.
+
+    In DistributedDataParallel the names are those that the network has without it.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"masked_layers: model: expected a torch.nn.Module, got {type(model).__name__}")
     seen: set[int] = set()
     layers: dict[str, MaskedLayer] = {}
-    for name, module in model.named_modules():
+    for name, module in replicas.unwrapped(model).named_modules():
         if isinstance(module, MaskedLayer) and id(module.weight) not in seen:
             seen.add(id(module.weight))
             layers[name] = module
@@ -59,8 +63,9 @@ def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
             )
     groups = layers_by_weight(model)
     for name, mask in masks.items():
+        words = shards.gathered(mask.words)
         for layer in groups[id(layers[name].weight)]:
-            layer.mask_words.copy_(mask.words)
+            layer.mask_words.copy_(words)
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -68,6 +73,8 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     Every tensor is detached; tensors of masked weights are copies, the others share memory with the model.
     """
+    model = replicas.unwrapped(model)
+    shards.reshard(model)
     state = model.state_dict()
     # With duplicates: a module that is registered twice has its keys twice.
     for name, module in model.named_modules(remove_duplicate=False):

@@ -15,7 +15,8 @@ from torch import nn
 
 from sparsekit.nn.bypass import bypassed
 from sparsekit.nn.masked import WORDS, MaskedLayer
-from sparsekit.nn.rules import MASKED_CLASS, PLAIN_CLASS, Rule, matches, own_reason
+from sparsekit.nn.rules import MASKED_CLASS, PLAIN_CLASS, Rule, change_kind, kind_of, matches, own_reason
+from sparsekit.ops import replicas, shards
 
 
 @dataclass
@@ -105,7 +106,7 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     modules are converted once. A layer that is already masked keeps its mask.
 
     Args:
-        model: any module; may itself be such a layer.
+        model: any module; may itself be such a layer. In DistributedDataParallel names are those inside it.
         skip: globs over module names ("layer1.*", "fc") and module types to leave alone.
         only: if given, globs and types outside which nothing is masked. Neither rule unmasks what is masked already.
 
@@ -117,6 +118,8 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"sparsify: model: expected a torch.nn.Module, got {type(model).__name__}")
+    model = replicas.unwrapped(model)
+    shards.reshard(model)
     report = _choose(model, skip, only)
     if not report.masked:
         raise ValueError(f"sparsify: model: expected at least one layer to mask, got none\n{report}")
@@ -124,7 +127,7 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     for name in report.masked:
         module = modules[name]
         if not isinstance(module, MaskedLayer):
-            module.__class__ = MASKED_CLASS[type(module)]
+            change_kind(module, MASKED_CLASS[kind_of(module)])
             module._init_mask()  # pyright: ignore[reportCallIssue]
     return report
 
@@ -142,8 +145,9 @@ def finalize(model: nn.Module) -> nn.Module:
     layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
     if not layers:
         raise ValueError("finalize: model: expected masked layers, got none; call sparsify first")
+    shards.reshard(model)
     for layer in layers:
-        if type(layer) not in PLAIN_CLASS:
+        if kind_of(layer) not in PLAIN_CLASS:
             expected = ", ".join(kind.__name__ for kind in PLAIN_CLASS)
             raise TypeError(f"finalize: model: expected layers of class {expected}, got {type(layer).__name__}")
     for layer in layers:
@@ -152,5 +156,5 @@ def finalize(model: nn.Module) -> nn.Module:
         layer._non_persistent_buffers_set.discard(WORDS)
         for attribute in ("dense_grad", "_effective", "_cache", "_filters", "_prepared"):
             layer.__dict__.pop(attribute, None)
-        layer.__class__ = PLAIN_CLASS[type(layer)]  # pyright: ignore[reportAttributeAccessIssue]
+        change_kind(layer, PLAIN_CLASS[kind_of(layer)])  # pyright: ignore[reportArgumentType]
     return model

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparsekit.ops import agreement, replicas, shards
+
 
 def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -44,6 +46,9 @@ def recalibrate_batchnorm(
 
     Raises:
         ValueError: there are BatchNorm layers but no batch.
+
+    In DistributedDataParallel or under fully_shard the statistics are averages over the batches of all processes, which
+    all have to call with as many batches each; an error on one of them is raised on all.
     """
     norms = _batchnorms(model)
     if not norms:
@@ -52,20 +57,9 @@ def recalibrate_batchnorm(
     momenta = [norm.momentum for norm in norms]
     saved = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
     copies = [[None if t is None else t.clone() for t in tensors] for tensors in saved]
-    used = 0
     try:
         model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-        for batch in batches:
-            for norm in norms:
-                # The cumulative average; momentum=None would ask the device how many batches there were.
-                norm.momentum = 1.0 / (used + 1)
-            forward(model, batch)
-            used += 1
-        if not used:
-            raise ValueError("recalibrate_batchnorm: batches: expected at least one batch, got none")
+        used = _together(model, lambda: _accumulate(model, norms, batches, forward))
     except BaseException:
         _restore(saved, copies)
         raise
@@ -75,6 +69,40 @@ def recalibrate_batchnorm(
         for module, training in modes.items():
             module.training = training
     return used
+
+
+def _accumulate(
+    model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]
+) -> int:
+    """Statistics of the batches alone; returns how many there were."""
+    used = 0
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    for batch in batches:
+        for norm in norms:
+            # The cumulative average; momentum=None would ask the device how many batches there were.
+            norm.momentum = 1.0 / (used + 1)
+        forward(model, batch)
+        used += 1
+    if not used:
+        raise ValueError("recalibrate_batchnorm: batches: expected at least one batch, got none")
+    return used
+
+
+def _together(model: nn.Module, accumulate: Callable[[], int]) -> int:
+    """``accumulate`` on every rank, and then the mean of what they have found."""
+    group = replicas.group_of(model) or shards.group_of(model.parameters())
+    with replicas.quiet_buffers(model):
+        used = agreement.alike("recalibrate_batchnorm", group, accumulate, lambda used: {"batches": used})
+    average_batchnorm(model, group)
+    return used
+
+
+def average_batchnorm(model: nn.Module, group: Any) -> None:
+    """Replace the running means and variances by their mean over the ranks of a group; None leaves them."""
+    found = [t for norm in _batchnorms(model) for t in (norm.running_mean, norm.running_var) if t is not None]
+    _restore([found], [replicas.averages(found, group)])
 
 
 def _restore(tensors: Iterable[Iterable[Tensor | None]], values: Iterable[Iterable[Tensor | None]]) -> None:

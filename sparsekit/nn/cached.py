@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparsekit import ops
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 
 
 class WeightCache:
@@ -76,6 +77,10 @@ def cached_weights(model: nn.Module) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
     if not layers:
         raise ValueError("cached_weights: model: expected masked layers, got none; call sparsify first")
+    if any(shards.is_spread(p) for p in model.parameters()):
+        raise ValueError(
+            "cached_weights: model: expected plain weights, got DTensors, which each forward pass gathers anew"
+        )
     outer = [layer._cache for layer in layers]
     caches = [WeightCache() for _ in layers]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.nn.access import masked_layers
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 
 
 class Guard:
@@ -34,9 +35,10 @@ class Guard:
         known = {id(tensor): before for tensor, before, _ in self._before}
         for tensor, words in self._guarded():
             before = known.get(id(tensor))
+            here = shards.part(tensor)
+            kept = ops.unpack_mask(shards.part(shards.spread_as(words, tensor)), here.shape)
             # State made by this very step has no past: its pruned entries start, and so stay, at zero.
-            kept = ops.unpack_mask(words, tensor.shape)
-            tensor.copy_(torch.where(kept, tensor, tensor.new_zeros(()) if before is None else before))
+            here.copy_(torch.where(kept, here, here.new_zeros(()) if before is None else shards.part(before)))
         self._before = []
 
     def _guarded(self) -> list[tuple[Tensor, Tensor]]:

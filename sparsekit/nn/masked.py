@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.mask import Mask
+from sparsekit.ops import shards
 
 if TYPE_CHECKING:
     from sparsekit.nn.cached import WeightCache
@@ -64,7 +65,12 @@ class MaskedLayer(nn.Module):
         if mask.shape != tuple(self.weight.shape):
             raise ValueError(f"mask: expected shape {tuple(self.weight.shape)}, got {mask.shape}")
         with torch.no_grad():
-            self.mask_words.copy_(mask.words)
+            self.mask_words.copy_(shards.gathered(mask.words))
+
+    @property
+    def spread_words(self) -> Tensor:
+        """The mask words; where the weight is a DTensor, as one that is spread alike."""
+        return shards.spread_as(self.mask_words, self.weight)
 
     def masked_weight(self) -> Tensor:
         """The effective weight ``where(m, weight, 0)``, detached: weight's shape, dtype and strides."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
 from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 
 MASKED_CLASS: dict[type[nn.Module], type[MaskedLayer]] = {
     nn.Linear: MaskedLinear,
@@ -21,6 +23,26 @@ MASKED_CLASS: dict[type[nn.Module], type[MaskedLayer]] = {
     nn.Conv3d: MaskedConv3d,
 }
 PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The module's class; that beneath the one which fully_shard has given it."""
+    kind = type(module)
+    sharded = kind.__bases__[0].__name__ == "FSDPModule" and len(kind.__bases__) == 2
+    return kind.__bases__[1] if sharded else kind
+
+
+def change_kind(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Give the module another class, beneath that of fully_shard if there is one."""
+    own = type(module)
+    module.__class__ = kind if kind_of(module) is own else _sharded_kind(own, kind)
+
+
+@cache
+def _sharded_kind(own: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    extras = {name: value for name, value in vars(own).items() if name == "__deepcopy__"}
+    return type(f"FSDP{kind.__name__}", (own.__bases__[0], kind), extras)
+
 
 Rule = str | type[nn.Module]
 
@@ -35,7 +57,7 @@ def matches(name: str, module: nn.Module, rules: Sequence[Rule]) -> Rule | None:
 
 def own_reason(module: nn.Module) -> str | None:
     """Why ``module``, seen alone, has no masked form; None if it has one."""
-    kind, weight = type(module), module._parameters.get("weight")
+    kind, weight = kind_of(module), module._parameters.get("weight")
     if isinstance(weight, UninitializedParameter):
         return "weight is not initialised yet; run one batch first"
     if "forward" in vars(module):
@@ -50,4 +72,8 @@ def own_reason(module: nn.Module) -> str | None:
         return "weight is not a Parameter of the layer (weight_norm, spectral_norm and prune replace it)"
     if not weight.is_floating_point():
         return f"weight has dtype {weight.dtype}; expected a floating dtype"
+    try:
+        shards.check_spread("its weight", weight) if shards.is_spread(weight) else None
+    except ValueError as error:
+        return f"{error}"
     return None

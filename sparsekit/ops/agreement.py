@@ -6,8 +6,8 @@ A process that finds a fault in its own arguments cannot just raise: the others 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from zlib import crc32
 
 import torch
@@ -20,6 +20,7 @@ _FACT = 64
 _ERRORS = {"TypeError": TypeError, "ValueError": ValueError}
 
 Stated = list[dict[str, str]]
+T = TypeVar("T")
 
 
 def check_group(function: str, group: Any) -> Any:
@@ -84,6 +85,29 @@ def agree(function: str, group: Any, problem: Exception | None, facts: Mapping[s
         if kind:
             raise _ERRORS.get(kind, RuntimeError)(f"{chr(10).join(rest)} (on rank {rank})") from problem
     return [dict(line.split("=", 1) for line in lines[3:]) for lines in stated]
+
+
+def alike(function: str, group: Any, call: Callable[[], T], facts: Callable[[T], Mapping[str, object]]) -> T:
+    """What ``call`` returns here, once it has returned on all ranks; without a group, ``call()``. One collective; waits for it.
+
+    Args:
+        facts: result -> what has to be the same on all ranks, by name; the names do not depend on the result.
+
+    Raises:
+        On all processes alike, the error of the lowest rank that has one, or ValueError when facts differ.
+    """
+    if group is None:
+        return call()
+    result, problem, own = None, None, {}
+    try:
+        result = call()
+        own = facts(result)
+    except Exception as error:  # whatever it is, the others have to learn of it
+        problem = error
+    stated = agree(function, group, problem, own)
+    for name in own:
+        same(function, stated, name)
+    return result  # pyright: ignore[reportReturnType]
 
 
 def same(function: str, stated: Stated, name: str, open_to: Sequence[str] = ()) -> str:

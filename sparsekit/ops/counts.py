@@ -8,12 +8,14 @@ over both lists. Nothing here waits for a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsekit.ops import shards
+from sparsekit.ops.numbers import is_count
 
 
 def _words(function: str, argument: str, words: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -105,10 +107,10 @@ def flip_rate(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor
     """
     before = _words("flip_rate", "before", before)
     room = 32 * sum(w.numel() for w in before)
-    if not isinstance(numel, int) or isinstance(numel, bool) or not 0 <= numel <= room:
+    if not is_count(numel) or index(numel) > room:
         raise ValueError(f"flip_rate: numel: expected an int in [0, {room}], got {numel!r}")
     old, new, both = _counts("flip_rate", before, after).sum(0).double().unbind()
-    return (old + new - 2 * both) / max(numel, 1)
+    return (old + new - 2 * both) / max(index(numel), 1)
 
 
 def regrow_count(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor]) -> Tensor:

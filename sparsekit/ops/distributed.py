@@ -10,6 +10,7 @@ process with all scores, bit by bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, Selection, choose, unpack_mask
+from sparsekit.ops.numbers import is_count
 from sparsekit.ops.reference import words_shape
 from sparsekit.ops.threshold import number_range
 
@@ -93,6 +95,7 @@ def dist_topk_mask(
         problem = error
     stated = agreement.agree(_NAME, ranks, problem, facts)
     kind, dtype = _agreed(stated)
+    kept = index(kept)
     total = sum(int(facts["numel"]) for facts in stated)
     if kept > total:
         raise ValueError(f"{_NAME}: kept: expected an int in [0, {total}], got {kept}")
@@ -109,10 +112,22 @@ def dist_topk_mask(
 
 
 def any_rank(flag: Tensor, group: Any) -> Tensor:
-    """Is the 0-d bool ``flag`` True on any process of the group? On the flag's device. One collective; may wait for it."""
+    """Is the 0-d bool ``flag`` True on any process of the group? On the flag's device. One collective; may wait for it.
+
+    Raises:
+        TypeError: something else on any process; on all of them with flags on a CPU. With flags on another device, which
+            are not read, it is raised by that process, and the others get True.
+    """
+    group = agreement.check_group("any_rank", group)
+    fits = isinstance(flag, Tensor) and flag.dtype == torch.bool and flag.numel() == 1 and not flag.is_meta
     # The flags of processes that hold nothing may lie on another device than the rest.
-    count = flag.to(agreement.carrier(group, torch.device("cpu")), torch.int32)
+    carrier = agreement.carrier(group, torch.device("cpu"))
+    count = flag.to(carrier, torch.int32).reshape(()) if fits else torch.tensor(2 + dist.get_rank(group)).to(carrier)
+    count = count.to(torch.int32)
     dist.all_reduce(count, dist.ReduceOp.MAX, group=group)
+    if not fits or (flag.device.type == "cpu" and int(count) > 1):
+        at = int(count) - 2
+        raise TypeError(f"any_rank: flag: expected a 0-d bool tensor on all ranks, got something else on rank {at}")
     return count.to(flag.device, torch.bool)
 
 
@@ -121,7 +136,7 @@ def _facts(scores: Any, kept: int, group: Any, key: str, nan: str, out: str) -> 
     choose(_NAME, "key", key, KEYS)
     choose(_NAME, "nan", nan, NAN_POLICIES)
     choose(_NAME, "out", out, ("words", "bool"))
-    if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
+    if not is_count(kept):
         raise ValueError(f"{_NAME}: kept: expected an int >= 0, got {kept!r}")
     if not isinstance(scores, Sequence):
         raise TypeError(f"{_NAME}: scores: expected a sequence of tensors, got {type(scores).__name__}")
@@ -132,7 +147,7 @@ def _facts(scores: Any, kept: int, group: Any, key: str, nan: str, out: str) -> 
             raise ValueError(f"{name}: expected dtype {scores[0].dtype} as for the first, got {s.dtype}")
     what = _layout(scores) if scores and shards.is_spread(scores[0]) else "plain tensors"
     facts = {
-        "kept": kept,
+        "kept": index(kept),
         "key": key,
         "nan": nan,
         "out": out,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
+from sparsekit.ops import shards
 from sparsekit.ops.autograd import MaskedConvFunction, MaskedLinearFunction, differentiable
 from sparsekit.ops.masks import check_words, choose
 
@@ -43,6 +45,12 @@ def _autocast(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return x, bias
 
 
+def _check_whole(function: str, weight: Tensor) -> None:
+    if type(weight) not in (Tensor, Parameter) and shards.is_spread(weight):
+        remedy = "fully_shard gathers the weights for a forward pass, tensor parallel layers cannot be masked"
+        raise ValueError(f"{function}: weight: expected a plain tensor, got a DTensor; {remedy}")
+
+
 def masked_linear(
     x: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None = None, *, dense_grad: bool = False
 ) -> Tensor:
@@ -65,6 +73,7 @@ def masked_linear(
         raise ValueError(f"masked_linear: weight: expected 2 dimensions, got shape {tuple(weight.shape)}")
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"masked_linear: x: expected last dimension {weight.shape[1]}, got shape {tuple(x.shape)}")
+    _check_whole("masked_linear", weight)
     check_words("masked_linear", words, weight.shape, device=weight.device)
     x, bias = _autocast("masked_linear", x, weight, bias)
     return differentiable(MaskedLinearFunction, x, weight, words, bias, dense_grad)
@@ -128,6 +137,7 @@ def _masked_conv(
     name = f"masked_conv{n}d"
     _check_conv(name, n, x, weight, groups)
     choose(name, "padding_mode", padding_mode, PADDING_MODES)
+    _check_whole(name, weight)
     check_words(name, words, weight.shape, device=weight.device)
     strides, dilations = _per_dim(name, "stride", stride, n), _per_dim(name, "dilation", dilation, n)
     strided = any(s != 1 for s in strides)

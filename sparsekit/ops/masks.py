@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.ops import reference, shards
+from sparsekit.ops.numbers import is_int
 
 KEYS = ("value", "magnitude")
 SCOPES = ("global", "tensor", "row")
@@ -59,15 +60,14 @@ def pack_mask(mask: Tensor) -> Tensor:
     """Pack a bool mask into 32-bit words.
 
     Args:
-        mask: bool, any shape; rows are dim 0 and cols the rest (vectors and scalars are one row).
+        mask: bool, any shape; rows are dim 0 and cols the rest (vectors and scalars are one row). The words of a DTensor
+            (1-D mesh, Shard(0) or Replicate) are spread as it is.
 
     Returns:
         int32 [rows, ceil(cols/32)]; bit i of word j is column 32 j + i, padding bits are zero.
 
     Raises:
         TypeError: mask is not bool.
-
-    A DTensor (1-D mesh, Shard(0) or Replicate) gives words that are spread as it is.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"pack_mask: mask: expected a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
@@ -98,10 +98,7 @@ def _unpack_spread(words: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def popcount(words: Tensor) -> Tensor:
-    """Set bits in int32 ``words``: 0-d int64 tensor on the same device.
-
-    Of a DTensor the bits on all processes, which all have to call.
-    """
+    """Set bits in int32 ``words``: 0-d int64 tensor on the same device; of a DTensor those on all processes, which all call."""
     _check_int32("popcount", words)
     if shards.is_spread(words):
         shards.check_spread("popcount: words", words)
@@ -114,7 +111,7 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
 
     Args:
         weight: floating, any shape and strides.
-        words: int32 words of weight's shape, on its device.
+        words: int32 words of weight's shape, on its device; of a DTensor weight they may be whole on every process.
         dtype: of the result; weight's own by default.
 
     Returns:
@@ -123,7 +120,12 @@ def mask_weight(weight: Tensor, words: Tensor, dtype: torch.dtype | None = None)
     if not isinstance(weight, Tensor):
         raise TypeError(f"mask_weight: weight: expected a tensor, got {type(weight).__name__}")
     check_words("mask_weight", words, weight.shape, device=weight.device)
-    return torch.ops.sparsekit.mask_weight(weight, words, dtype or weight.dtype)
+    kind = dtype or weight.dtype
+    if not shards.is_spread(weight):
+        return torch.ops.sparsekit.mask_weight(weight, words, kind)
+    shards.check_spread("mask_weight: weight", weight)
+    own = shards.spread_as(words, weight)
+    return shards.on_parts(lambda w, m: torch.ops.sparsekit.mask_weight(w, m, kind), weight, own, shape=weight.shape)
 
 
 def _check_scores(scores: Sequence[Tensor]) -> None:
@@ -151,9 +153,8 @@ def _budgets(scores: Sequence[Tensor], kept: int | Sequence[int], scope: str) ->
 
 
 def _count(kept: Any, limit: int) -> int:
-    """kept as an int (numpy's integers are some), if it is one in [0, limit]."""
-    listed = isinstance(kept, Tensor) or getattr(kept, "ndim", 0)
-    if isinstance(kept, bool) or not hasattr(kept, "__index__") or listed:
+    """kept as an int, if it is one in [0, limit]."""
+    if not is_int(kept):
         raise TypeError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")
     if not 0 <= index(kept) <= limit:
         raise ValueError(f"topk_mask: kept: expected an int in [0, {limit}], got {kept!r}")

@@ -114,6 +114,39 @@ def spread(part: Tensor, like: Any, shape: Sequence[int]) -> Tensor:
     return DTensor.from_local(part, like.device_mesh, like.placements, **placing)
 
 
+def spread_as(x: Tensor, like: Any) -> Tensor:
+    """A plain x of which every process has the whole, as a DTensor spread as ``like`` is; anything else as it is."""
+    if is_spread(x) or not is_spread(like):
+        return x
+    return spread(x if is_replicated(like) else rows_here(x, like), like, x.shape)
+
+
+def rows_here(x: Tensor, like: Any) -> Tensor:
+    """Of a whole tensor with one row (dim 0) for each of ``like``, a DTensor under Shard(0), the rows of this process."""
+    size, (rank,) = -(-like.shape[0] // like.device_mesh.size()), like.device_mesh.get_coordinate()
+    return x[rank * size : (rank + 1) * size]
+
+
+def pair_parts(where: str, owner: Any, x: Any) -> Tensor:
+    """This process's part of x, which is spread as ``owner`` is; ``where`` starts the message if it is not."""
+    if is_spread(x) != is_spread(owner) or (is_spread(x) and (x.device_mesh, x.placements) != _place(owner)):
+        got = f"{x.placements}" if is_spread(x) else "a plain tensor"
+        expected = f"{owner.placements}" if is_spread(owner) else "a plain tensor"
+        raise ValueError(f"{where}: expected {expected} on the mesh of the first list, got {got}")
+    return part(x)
+
+
+def _place(x: Any) -> tuple[Any, Any]:
+    return x.device_mesh, x.placements
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Let fully_shard put away the whole weights that a forward pass may have left, so that parameters are DTensors again."""
+    for module in model.modules():
+        if type(module).__name__.startswith("FSDP") and callable(getattr(module, "reshard", None)):
+            module.reshard()  # pyright: ignore[reportCallIssue]
+
+
 def on_parts(function: Callable[..., Tensor], *tensors: Any, shape: Sequence[int]) -> Tensor:
     """``function`` of the local parts of ``tensors``, as a tensor of ``shape`` that is spread as the first of them is."""
     return spread(function(*map(part, tensors)), tensors[0], shape)

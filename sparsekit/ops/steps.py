@@ -9,14 +9,15 @@ number of threads, nor on CPU or CUDA, where the compiled module serves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sparsekit.ops import multi as _schemas  # noqa: F401  (defines the ops)
+from sparsekit.ops import shards
 from sparsekit.ops.masks import check_words, choose
+from sparsekit.ops.numbers import check_number, number_on, rates
 from sparsekit.ops.shards import check_score
 
 SCORE_KEYS = ("magnitude", "value", "released")
@@ -41,30 +42,22 @@ def _checked(function: str, words: Sequence[Tensor], **lists: Sequence[Tensor]) 
                 )
     for i, (weight, w) in enumerate(zip(weights, words, strict=True)):
         check_words(function, w, weight.shape, f"{owner}[{i}]")
-    return [[x.detach() for x in given] for given in (*lists.values(), words)]
+    if not any(map(shards.is_spread, weights)):
+        return [[x.detach() for x in given] for given in (*lists.values(), words)]
+    return _parts(function, words, lists)
 
 
-def _check_number(function: str, argument: str, value: float, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-        raise ValueError(f"{function}: {argument}: expected a number in [{low:g}, {high:g}), got {value!r}")
-
-
-def _numbers(function: str, argument: str, value: float | Tensor, device: torch.device) -> float | Tensor:
-    """A number: as a float where that is free, or as a 0-d float64 tensor on the device that alone knows it."""
-    if not isinstance(value, Tensor):
-        _check_number(function, argument, value, 0.0)
-        return float(value)
-    if value.numel() != 1:
-        raise ValueError(f"{function}: {argument}: expected a number or a 0-d tensor, got shape {tuple(value.shape)}")
-    if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        return float(value)
-    if value.device != device:
-        raise ValueError(f"{function}: {argument}: expected a number or a tensor on {device}, got {value.device}")
-    return value.detach().reshape(()).double()
-
-
-def _rates(lr: float | Tensor) -> tuple[Tensor | None, float]:
-    return (lr.reshape(1), 0.0) if isinstance(lr, Tensor) else (None, lr)
+def _parts(function: str, words: Sequence[Tensor], lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
+    """What this process has of DTensors and of their masks, which may be whole on every process."""
+    weights = next(iter(lists.values()))
+    for i, weight in enumerate(weights):
+        if shards.is_spread(weight):
+            shards.check_spread(f"{function}: {next(iter(lists))}[{i}]", weight)
+    found = [
+        [shards.pair_parts(f"{function}: {name}[{i}]", weights[i], x) for i, x in enumerate(given)]
+        for name, given in lists.items()
+    ]
+    return [*found, [shards.part(shards.spread_as(w, weight)) for w, weight in zip(words, weights, strict=True)]]
 
 
 def mask_weights(weights: Sequence[Tensor], words: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
@@ -73,13 +66,14 @@ def mask_weights(weights: Sequence[Tensor], words: Sequence[Tensor], dtype: torc
     Raises:
         ValueError, TypeError: lists that do not fit together.
     """
+    given = weights
     weights, words = _checked("mask_weights", words, weights=weights)
     masked: dict[int, Tensor] = {}
     for kind in {dtype or weight.dtype for weight in weights}:
         own = [i for i, weight in enumerate(weights) if (dtype or weight.dtype) == kind]
-        given = [weights[i] for i in own], [words[i] for i in own]
-        masked |= zip(own, torch.ops.sparsekit.mask_weights(*given, kind), strict=True)
-    return [masked[i] for i in range(len(weights))]
+        pairs = [weights[i] for i in own], [words[i] for i in own]
+        masked |= zip(own, torch.ops.sparsekit.mask_weights(*pairs, kind), strict=True)
+    return [shards.spread(masked[i], weight, weight.shape) for i, weight in enumerate(given)]
 
 
 def bilinear_grads(
@@ -93,6 +87,8 @@ def bilinear_grads(
     Raises:
         ValueError, TypeError: lists that do not fit together.
     """
+    if spread := next((w for w in weights if shards.is_spread(w)), None):
+        raise ValueError(f"bilinear_grads: weights: expected plain tensors, got a DTensor {tuple(spread.shape)}")
     weights, grads, words = _checked("bilinear_grads", words, weights=weights, grads=grads)
     return torch.ops.sparsekit.bilinear_grads(grads, weights, words) if weights else ([], [])
 
@@ -134,15 +130,15 @@ def bilevel_update_(
     choose(name, "key", key, SCORE_KEYS)
     if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not gamma > 0:
         raise ValueError(f"{name}: gamma: expected a number > 0 or inf, got {gamma!r}")
-    _check_number(name, "momentum", momentum, 0.0)
-    _check_number(name, "weight_decay", weight_decay, 0.0)
+    check_number(name, "momentum", momentum, 0.0)
+    check_number(name, "weight_decay", weight_decay, 0.0)
     lists = {"scores": scores, "weights": weights, "grads": grads, **({"momenta": momenta} if momentum else {})}
     checked = _checked(name, words, **lists)
     if not scores:
         return
     s, theta, h, *buffers, bits = checked
-    rates, number = _rates(_numbers(name, "lr", lr, s[0].device))
-    options = (rates, number, float(momentum), float(weight_decay), float(gamma), key, first)
+    changing, number = rates(number_on(name, "lr", lr, s[0].device))
+    options = (changing, number, float(momentum), float(weight_decay), float(gamma), key, first)
     torch.ops.sparsekit.bilevel_update_(s, buffers[0] if buffers else [], theta, h, bits, *options)
 
 
@@ -173,9 +169,9 @@ def masked_sgd_(
         ValueError, TypeError: an argument is out of range or of a wrong kind; nothing is written then.
     """
     name = "masked_sgd_"
-    _check_number(name, "momentum", momentum, 0.0)
-    _check_number(name, "dampening", dampening, 0.0)
-    _check_number(name, "weight_decay", weight_decay, 0.0)
+    check_number(name, "momentum", momentum, 0.0)
+    check_number(name, "dampening", dampening, 0.0)
+    check_number(name, "weight_decay", weight_decay, 0.0)
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError(
             f"{name}: nesterov: expected momentum > 0 and dampening 0 with it, got {momentum}, {dampening}"
@@ -184,8 +180,8 @@ def masked_sgd_(
     if not weights:
         return
     theta, g, *buffers, bits = checked
-    rates, number = _rates(_numbers(name, "lr", lr, theta[0].device))
-    options = (rates, number, float(momentum), float(dampening), float(weight_decay), nesterov, first)
+    changing, number = rates(number_on(name, "lr", lr, theta[0].device))
+    options = (changing, number, float(momentum), float(dampening), float(weight_decay), nesterov, first)
     torch.ops.sparsekit.masked_sgd_(theta, buffers[0] if buffers else [], g, bits, *options)
 
 
@@ -218,14 +214,14 @@ def masked_adamw_(
     """
     name = "masked_adamw_"
     for argument, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
-        _check_number(name, argument, beta, 0.0, 1.0)
-    _check_number(name, "eps", eps, 0.0)
-    _check_number(name, "weight_decay", weight_decay, 0.0)
+        check_number(name, argument, beta, 0.0, 1.0)
+    check_number(name, "eps", eps, 0.0)
+    check_number(name, "weight_decay", weight_decay, 0.0)
     lists = _checked(name, words, weights=weights, first=first, second=second, grads=grads)
     if not weights:
         return
-    rate = _numbers(name, "lr", lr, weights[0].device)
-    t = step if isinstance(step, int) else _numbers(name, "step", step, weights[0].device)
+    rate = number_on(name, "lr", lr, weights[0].device)
+    t = step if isinstance(step, int) else number_on(name, "step", step, weights[0].device)
     if not isinstance(t, Tensor) and not t >= 1:
         raise ValueError(f"{name}: step: expected a number >= 1, got {step!r}")
     factors = [1 - rate * weight_decay, rate / (1 - betas[0] ** t), (1 - betas[1] ** t) ** 0.5]

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from sparsekit.pruners.base import CollapseWarning, Metrics, Pruner
+from sparsekit.pruners.base import Pruner
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
 from sparsekit.pruners.capture import captured
 from sparsekit.pruners.imp import IMP, IMPOptions
+from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,36 +13,19 @@ from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks, prepared_weights
-from sparsekit.nn.access import kept_weights, layers_by_weight
+from sparsekit.nn.access import layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+from sparsekit.pruners.metrics import CollapseWarning as CollapseWarning
+from sparsekit.pruners.metrics import Metrics, warn_of_collapse
+from sparsekit.pruners.ranks import Ranks
+from sparsekit.pruners.states import checked_step
 
 READ_EVERY = 100
-
-
-class CollapseWarning(UserWarning):
-    """A layer keeps no weight at all, so its output no longer depends on its input."""
-
-
-class Metrics(dict[str, Tensor]):
-    """Metrics of one step: name -> 0-d tensor on the model's device, so that a step never waits for the device.
-
-    ``read()`` waits, raises what went wrong on the device in the meantime, and gives floats.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], problems: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__(values)
-        self._problems = dict(problems or {})
-
-    def read(self) -> dict[str, float]:
-        """The values as floats. Raises ValueError for a NaN among the scores or a loss that is not finite."""
-        for message, flag in self._problems.items():
-            if bool(flag):
-                raise ValueError(message)
-        return {name: float(value) for name, value in self.items()}
 
 
 @runtime_checkable
@@ -81,6 +63,8 @@ class BasePruner:
 
     def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
         self.name = type(self).__name__
+        if isinstance(model, nn.Module):
+            shards.reshard(model)
         self.layers: dict[str, MaskedLayer] = masked_layers(model)
         if not self.layers:
             raise ValueError(f"{self.name}: model: expected masked layers, got nothing to prune; call sparsify first")
@@ -91,8 +75,12 @@ class BasePruner:
         self.model, self.loss = model, loss
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
+        self.ranks = Ranks(self.name, model, self.layers, self.projection)
+        stated = {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
+        self.ranks.alike("arguments", lambda: None, **stated)
+        self.ranks.check(0, weights=True)
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
-        self._step = 0
+        self._step, self._loaded = 0, False
         self._problems: dict[str, Tensor] = {}
         # Scores move little, so each selection begins where the last one ended.
         self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
@@ -126,10 +114,17 @@ class BasePruner:
     def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
             raise ValueError(f"{self.name}: step: expected a run that is not done, got step {self._step + 1}")
+        shards.reshard(self.model)
+        if self._loaded:  # only now has the model's own state been loaded as well
+            self.ranks.check(self._step, weights=True)
+            self._loaded = False
         values = advance()
         self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
+            self.ranks.settle()
             self._warn_of_collapse()
+        if self.done or self._step % READ_EVERY == 0:
+            self.ranks.check(self._step, weights=self.done)
         return Metrics(values, self._problems)
 
     def fit(self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None) -> Masks:
@@ -148,6 +143,12 @@ class BasePruner:
                 metrics.read()
         return self.masks
 
+    def _draw(self, batches: Iterator[Any], count: int) -> list[Any]:
+        """So many batches, drawn before a step changes anything; processes that prune together agree on going on."""
+        return self.ranks.alike(
+            "step", lambda: [self._next(batches) for _ in range(count)], step=self._step, batches=count
+        )
+
     def _next(self, batches: Iterator[Any]) -> Any:
         if not hasattr(batches, "__next__"):
             raise TypeError(f"{self.name}: batches: expected an iterator, got {type(batches).__name__}")
@@ -159,17 +160,20 @@ class BasePruner:
             ) from None
 
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
-        """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
+        """One step of ``optimizer`` through the masks; returns the loss before it, detached, over all processes."""
         optimizer.zero_grad(set_to_none=True)
         with prepared_weights(self.model):
-            value = self.loss(self.model, batch)
-            self._check_loss(value)
-            if not value.requires_grad:
-                raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
-            value.backward()
+            self._evaluate(self.model, batch).backward()
         optimizer.step()
         self.cost.count_pass(batch_size(batch))
-        return value.detach()
+        return self._loss_value
+
+    def _evaluate(self, model: nn.Module, batch: Any) -> Tensor:
+        """The checked loss of this process's batch; ``_loss_value`` is its mean over all processes, detached."""
+        value, self._loss_value = self.ranks.loss(self.loss, batch, model, self._check_loss)
+        if not value.requires_grad:
+            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
+        return value
 
     def _check_loss(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.numel() != 1:
@@ -199,7 +203,7 @@ class BasePruner:
         """
         with self.cost.selection():
             self._warm = self._warm.to(next(iter(scores.values())).device)  # the model may have moved
-            projected = self.projection(scores, sparsity, key, self._warm)
+            projected = self.ranks.project(self.projection, scores, sparsity, key, self._warm)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
             old = [layer.mask_words for layer in self.layers.values()]
             new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]
@@ -218,15 +222,10 @@ class BasePruner:
         if mask.shape != tuple(layer.weight.shape):
             expected = f"a mask of shape {tuple(layer.weight.shape)} for layer `{name}`"
             raise ValueError(f"{self.name}: projection: expected {expected}, got {mask.shape}")
-        return mask.words
+        return shards.gathered(mask.words)
 
     def _warn_of_collapse(self) -> None:
-        counts = kept_weights({name: layer.mask_words for name, layer in self.layers.items()}).tolist()
-        for (name, layer), count in zip(self.layers.items(), counts, strict=True):
-            if count == 0 and layer.weight.numel():
-                kept = f"layer `{name}` keeps 0 of {layer.weight.numel():,} weights"
-                message = f"{self.name}: {kept}; set min_keep in the allocation"
-                warnings.warn(message, CollapseWarning, stacklevel=3)
+        warn_of_collapse(self.name, self.layers, 4)
 
     def _config(self) -> dict[str, Any]:
         """Arguments that a saved state must share, as plain values by name."""
@@ -242,9 +241,7 @@ class BasePruner:
         Raises:
             ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
         """
-        given = state.get("config", {})
-        for key, own in self._config().items():
-            if given.get(key) != own:
-                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
-        self._step = int(state["step"])
+        step = self.ranks.alike("load_state_dict", lambda: checked_step(self.name, self._config(), state))
+        self.ranks.alike("load_state_dict", lambda: None, step=step)
+        self._step, self._loaded = step, True
         self.cost.load_state_dict(state["cost"])

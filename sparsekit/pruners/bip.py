@@ -27,6 +27,7 @@ from sparsekit import criteria, ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.nn import dense_gradient, prepared_weights
+from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
@@ -131,7 +132,7 @@ class BiP(BasePruner):
         for rate in self._rates:
             rate.set(self._step / self.steps)
         # Drawn before anything changes, so that a step without its batches can be repeated.
-        drawn = [self._next(batches) for _ in range(self.options.lower_steps + 1 if self.options.passes == 2 else 1)]
+        drawn = self._draw(batches, self.options.lower_steps + 1 if self.options.passes == 2 else 1)
         last = self._step + 1 == self.steps
         return drawn, self.sparsity if last else self.schedule(self._step + 1)
 
@@ -150,18 +151,15 @@ class BiP(BasePruner):
     def _upper_pass(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """h = dl/dz at the present theta and mask, dense."""
         with batchnorm_policy(self.model, self.options.upper_batchnorm):
-            value, h = dense_gradients(self.model, self.loss, batch)
-        self._check_loss(value)
+            _, h = dense_gradients(self.model, self._evaluate, batch)
         self.cost.count_pass(batch_size(batch))
-        return value, h
+        return self._loss_value, h
 
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
         self.lower.zero_grad(set_to_none=True)
         with dense_gradient(self.model), prepared_weights(self.model):
-            value = self.loss(self.model, batch)
-            self._check_loss(value)
-            value.backward()
+            self._evaluate(self.model, batch).backward()
         self.cost.count_pass(batch_size(batch))
         h = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self._parameters().items()}
         words = [layer.mask_words for layer in self.layers.values()]
@@ -173,7 +171,7 @@ class BiP(BasePruner):
         self.lower.step()
         if gradients is not None:
             self._step_scores(gradients)
-        return value.detach()
+        return self._loss_value
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: layer.weight for name, layer in self.layers.items()}
@@ -206,13 +204,14 @@ class BiP(BasePruner):
         """Gradient of the upper objective with respect to the scores, which are theta, at the present theta and mask."""
         gradients = {}
         for name, layer in self.layers.items():
-            theta = layer.weight.detach()
-            if self.options.variant == "released":
-                gradients[name] = criteria.released_hypergradient(theta, h[name], theta, 1 / self.gamma)
-            else:
-                mask = ops.unpack_mask(layer.mask_words, theta.shape)
-                gradients[name] = criteria.bip_hypergradient(theta, mask, h[name], theta, self.gamma)
+            spread = layer.weight, h[name], layer.spread_words
+            gradients[name] = shards.on_parts(self._tied_gradient, *spread, shape=layer.weight.shape)
         return gradients
+
+    def _tied_gradient(self, theta: Tensor, h: Tensor, words: Tensor) -> Tensor:
+        if self.options.variant == "released":
+            return criteria.released_hypergradient(theta, h, theta, 1 / self.gamma)
+        return criteria.bip_hypergradient(theta, ops.unpack_mask(words, theta.shape), h, theta, self.gamma)
 
     def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:
         for name, s in self.scores.items():

@@ -111,6 +111,8 @@ class Captured:
         if device.type != "cuda":
             raise ValueError(f"captured: pruner: expected a model on a CUDA device, got one on {device}")
         self._check_lower(pruner.lower)
+        if pruner.ranks.group is not None:
+            raise ValueError("captured: pruner: expected a model of one process, got one that several processes share")
         self.pruner, self._graphs = pruner, _CudaGraphs(device)
         self._iterations: dict[Any, _Iteration] = {}
         self._eager = 0

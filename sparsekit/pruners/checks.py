@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Any
 
 
@@ -29,9 +30,15 @@ def checked_count(function: str, argument: str, value: Any, least: int = 1) -> i
 
 
 def cycle(function: str, loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of ``loader`` for ever. Raises ValueError when a whole pass over it gives none."""
-    while True:
+    """Batches of ``loader`` for ever. Raises ValueError when a whole pass over it gives none.
+
+    A sampler with ``set_epoch``, as DistributedSampler has, is told the number of each pass, so that orders differ.
+    """
+    set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
+    for epoch in count():
         empty = True
+        if callable(set_epoch):
+            set_epoch(epoch)
         for batch in loader:
             empty = False
             yield batch

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
-from sparsekit.nn.masked import WORDS, MaskedLayer
-from sparsekit.ops import unpack_mask
+from sparsekit.ops import shards, unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import BasePruner, Metrics
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.learning_rate import Curve, LearningRate
+from sparsekit.pruners.metrics import Metrics
+from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -97,7 +98,7 @@ class RoundPruner(BasePruner):
         self.phases = phases
         self.ends = tuple(accumulate(phase.steps for phase in phases))
         self._factory = optimizer
-        self._states = {name: _checked_state(self.name, model, state) for name, state in (states or {}).items()}
+        self._states = {name: checked_state(self.name, model, state) for name, state in (states or {}).items()}
         self._captures = dict(captures or {})
         self._optimizer: torch.optim.Optimizer | None = None
         self._capture(0)
@@ -125,7 +126,7 @@ class RoundPruner(BasePruner):
         index = bisect_right(self.ends, self._step)
         phase = self.phases[index]
         # Drawn before anything changes, so that a step without a batch leaves the run as it was.
-        drawn = [self._next(batches) for _ in range(phase.recalibrate or 1)]
+        drawn = self._draw(batches, phase.recalibrate or 1)
         moved = self._open(index) if index != self._opened else {}
         values: dict[str, Tensor] = {}
         if phase.recalibrate:
@@ -151,33 +152,26 @@ class RoundPruner(BasePruner):
             scores, key = self._remaining_magnitudes()
             moved = self._project(scores, phase.sparsity, key)
         if phase.rewind is not None:
-            self._rewind(self._states[phase.rewind])
+            restore(self.model, self._states[phase.rewind])
         self._opened = index
         if phase.trains:
             self._renew_optimizer(phase)
         return moved
 
-    def _rewind(self, state: Mapping[str, Any]) -> None:
-        # Copied in place, because load_state_dict looks at the masks, for which the host would have to wait.
-        own = self.model.state_dict()
-        if not all(isinstance(own[name], Tensor) for name in state):
-            self.model.load_state_dict({**state, **{name: own[name] for name in _mask_keys(self.model)}})
-            return
-        with torch.no_grad():
-            for name, value in state.items():
-                own[name].copy_(value)
-
     def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], Key]:
         """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
         single = isinstance(self.projection.pattern, Unstructured)
         scores = {}
-        for name, layer in self.layers.items():
-            kept = unpack_mask(layer.mask_words, layer.weight.shape)
-            theta = layer.weight.detach().abs()
+
+        def of_part(weight: Tensor, words: Tensor) -> Tensor:
+            theta = weight.abs()
             if not single:
                 # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
                 theta = theta.double().clamp(min=_LEAST)
-            scores[name] = torch.where(kept, theta, -1.0 if single else 0.0)
+            return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
+
+        for name, layer in self.layers.items():
+            scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
         return scores, "value" if single else "magnitude"
 
     def _renew_optimizer(self, phase: Phase) -> None:
@@ -192,7 +186,7 @@ class RoundPruner(BasePruner):
 
     def _capture(self, step: int) -> None:
         if step in self._captures:
-            self._states[self._captures[step]] = _snapshot(self.model, self.model.state_dict())
+            self._states[self._captures[step]] = captured(self.model)
 
     def _plan(self) -> list[list[Any]]:
         return [list(astuple(replace(phase, curve=None))) for phase in self.phases]
@@ -217,32 +211,3 @@ class RoundPruner(BasePruner):
             assert self._optimizer is not None
             # A copy: torch would share the tensors, and training on would change the caller's state.
             self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-
-
-def _mask_keys(model: nn.Module) -> set[str]:
-    named = model.named_modules(remove_duplicate=False)
-    return {f"{name}.{WORDS}" if name else WORDS for name, module in named if isinstance(module, MaskedLayer)}
-
-
-def _snapshot(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy of a state without the masks."""
-    masks = _mask_keys(model)
-    rest = {name: value for name, value in state.items() if name not in masks}
-    return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in rest.items()}
-
-
-def _checked_state(function: str, model: nn.Module, state: Any) -> dict[str, Any]:
-    """Copy of ``state`` if it has just the model's names and shapes (masks aside), else an error."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{function}: rewind_state: expected a state dict of the model, got {type(state).__name__}")
-    own, given = model.state_dict(), _snapshot(model, state)
-    wanted = own.keys() - _mask_keys(model)
-    for problem, names in (("missing", wanted - given.keys()), ("unknown", given.keys() - wanted)):
-        if names:
-            got = f"{problem} {', '.join(sorted(names)[:5])}"
-            raise ValueError(f"{function}: rewind_state: expected the keys of the model's state_dict, got {got}")
-    for name, value in given.items():
-        if isinstance(value, Tensor) and value.shape != own[name].shape:
-            expected, got = tuple(own[name].shape), tuple(value.shape)
-            raise ValueError(f"{function}: rewind_state[{name!r}]: expected shape {expected}, got {got}")
-    return given

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss, dense_gradients, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.nn.batchnorm import has_batchnorm
+from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners import flow
 from sparsekit.pruners.base import BasePruner
@@ -81,6 +82,8 @@ class SpODE(BasePruner):
         options: SpODEOptions | None = None,
     ) -> None:
         super().__init__(model, loss, sparsity, projection)
+        if any(map(shards.is_spread, self.weights.values())):
+            raise ValueError("SpODE: model: expected plain weights, got DTensors; use DistributedDataParallel")
         self.options = options or SpODEOptions()
         checked_arguments(self.options, radius, energy, polariser, self.projection.pattern)
         self.steps = checked_count("SpODE", "steps", steps)
@@ -120,8 +123,7 @@ class SpODE(BasePruner):
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         last = self._step + 1 == self.steps
         # All that the step will need is drawn before anything changes, so that a step without it can be repeated.
-        batch = self._next(batches)
-        extra = [self._next(batches) for _ in range(self.recalibrate)] if last and has_batchnorm(self.model) else []
+        batch, *extra = self._draw(batches, 1 + (self.recalibrate if last and has_batchnorm(self.model) else 0))
         loss, e = self._descent(batch)
         slope = float(flow.norm(e)) if self.options.step_schedule == "hess" else 0.0
         dt = self._step_size(slope)
@@ -157,15 +159,14 @@ class SpODE(BasePruner):
         pattern, theta, slopes = self.projection.pattern, self.weights, None
         with batchnorm_policy(self.model, self.options.batchnorm):
             if self.polariser == "ohh":
-                loss, dz = dense_gradients(self.model, self.loss, batch)
+                _, dz = dense_gradients(self.model, self._evaluate, batch)
             else:
                 values, slopes = self._polarised(theta)
                 z = {n: (pattern.expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
-                loss, dz = gradients_at(self.model, self.loss, batch, z)
-        self._check_loss(loss)
+                _, dz = gradients_at(self.model, self._evaluate, batch, z)
         self.cost.count_pass(batch_size(batch))
         e = {name: -pattern.reduce_sum(w.float() * dz[name].float()) for name, w in theta.items()}
-        return loss, e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
+        return self._loss_value, e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
 
     def _polarised(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """P(m) and its slopes, by thresholds over what the allocation gives one budget."""
