@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,20 @@ from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
 from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.prune_cli import prune
+from sparsekit.recipe_cli import (
+    BatchSize,
+    Data,
+    DenseEpochs,
+    Device,
+    Epochs,
+    Limit,
+    NetworkName,
+    Root,
+    Threads,
+    parsed_list,
+    recipe_of,
+)
 from sparsekit.speed_cli import speed
 
 app = typer.Typer(
@@ -23,53 +36,8 @@ app = typer.Typer(
     help="Pruning for PyTorch: compare methods, prune a network, see what is installed.",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(prune)
 app.command()(speed)
-
-Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a folder of images (ImageFolder layout).")]
-NetworkName = Annotated[
-    str | None,
-    typer.Option(
-        help="mlp, convnet, resnet20, resnet56, resnet18, vgg16, timm:NAME, torchvision:NAME, module:function."
-    ),
-]
-Limit = Annotated[int | None, typer.Option(help="At most this many images of each split.")]
-Epochs = Annotated[int | None, typer.Option(help="Epochs of one retraining phase.")]
-DenseEpochs = Annotated[int | None, typer.Option(help="Epochs of the dense training that all methods start from.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
-Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]
-
-
-def _list(argument: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"{argument}: expected comma-separated {kind.__name__} values, got {text!r}") from None
-
-
-def _recipe(options: dict[str, Any]) -> Any:
-    """The recipe that a command's options describe: what is not given stays as the data set has it. Sets the threads."""
-    from dataclasses import fields
-
-    from sparsekit.benchmarks.recipe import Recipe, recipe_for
-
-    changes = {field.name: options[field.name] for field in fields(Recipe) if field.name in options}
-    changes["skip"] = tuple(_list("--skip", options.get("skip", ""), str)) or None
-    recipe = recipe_for(changes.pop("data"), **changes)
-    _set_threads(options["threads"], recipe.data)
-    return recipe
-
-
-def _set_threads(threads: int | None, data: str) -> None:
-    import torch
-
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads: expected an int >= 1, got {threads}")
-    # Handing out work on 8x8 images costs more than the work itself.
-    chosen = threads or (1 if data == "digits" else None)
-    if chosen:
-        torch.set_num_threads(chosen)
 
 
 @app.command()
@@ -133,8 +101,10 @@ def compare(
     with reported():
         from sparsekit.benchmarks import compare as job
 
-        recipe = _recipe(context.params)
-        configs = job.grid(_list("--methods", methods, str), _list("--sparsity", sparsity, float), seeds, recipe)
+        recipe = recipe_of(context.params)
+        configs = job.grid(
+            parsed_list("--methods", methods, str), parsed_list("--sparsity", sparsity, float), seeds, recipe
+        )
         bench = job.Workbench(recipe, out, root)
         if dry_run:
             _show_forecast(configs, bench, as_json)
@@ -185,49 +155,6 @@ def _show_forecast(configs: list[Any], bench: Any, as_json: bool) -> None:
         table.add_row(c.method, f"{c.sparsity:.1%}", str(c.seed), f"{r.dense_epochs:.1f}", f"{r.seconds:.1f}")
     OUT.print(table)
     OUT.print(f"dense training: {dense:.1f} s for each of {seeds} seeds; all together about {total / 60:.1f} minutes")
-
-
-@app.command()
-def prune(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the pruned model (model.safetensors, sparsity.json).")],
-    method: Annotated[str, typer.Option(help="One method; see compare.")] = "bip",
-    sparsity: Annotated[float, typer.Option(help="Fraction removed, in [0, 1).")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Seed of the network and of the data order.")] = 0,
-    weights: Annotated[
-        Path | None, typer.Option(help="Dense safetensors to start from; trained here if absent.")
-    ] = None,
-    data: Data = "digits",
-    network: NetworkName = None,
-    limit: Limit = None,
-    dense_epochs: DenseEpochs = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    threads: Threads = None,
-    root: Root = Path(".data"),
-    as_json: Json = False,
-) -> None:
-    """Prune one network with one method and save it."""
-    with reported():
-        from sparsekit.benchmarks import compare as job
-        from sparsekit.benchmarks.progress import TerminalProgress
-        from sparsekit.io import save
-        from sparsekit.nn import summary
-
-        config = job.RunConfig(method, sparsity, seed, _recipe(context.params))
-        bench = job.Workbench(config.recipe, out, root)
-        with TerminalProgress(ERR, [config], bench.epoch_images) as progress:
-            if weights is not None:
-                bench.adopt(seed, weights)
-            model, row = job.run_model(config, bench, progress)
-        save(model, out)
-        if as_json:
-            print(json.dumps(row, indent=2))
-            return
-        OUT.print(summary(model), highlight=False)
-        OUT.print(f"test accuracy {row['result']['test_accuracy']:.2%} (dense {row['dense']['test_accuracy']:.2%})")
-        OUT.print(f"saved: {out}", highlight=False)
 
 
 def main() -> None:
