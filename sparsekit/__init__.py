@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.doctor import diagnose
 from sparsekit.gradients import dense_gradients, gradients_at
+from sparsekit.inspection import Inspection, inspect
 from sparsekit.io import load, save
 from sparsekit.layer_speed import SpeedReport, speed
 from sparsekit.mask import Mask, Masks
+from sparsekit.mask_diff import MaskDifference, diff
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
 from sparsekit.ops import topk_mask
@@ -32,9 +34,11 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Cubic",
     "Filter",
     "Geometric",
+    "Inspection",
     "Global",
     "Linear",
     "Mask",
+    "MaskDifference",
     "MaskedAdamW",
     "MaskedSGD",
     "Masks",
@@ -45,7 +49,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Unstructured",
     "dense_gradients",
     "diagnose",
+    "diff",
     "gradients_at",
+    "inspect",
     "kept_count",
     "load",
     "save",

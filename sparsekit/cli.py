@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: doctor, compare, prune, speed, bench. The roof: it may import everything, nothing imports it."""
+"""The command line, one module per family of commands. The roof: it may import everything, nothing imports it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
 from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.diff_cli import diff
+from sparsekit.inspect_cli import inspect
 from sparsekit.prune_cli import prune
 from sparsekit.recipe_cli import (
     BatchSize,
@@ -37,6 +39,8 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.command()(prune)
+app.command()(inspect)
+app.command()(diff)
 app.command()(speed)
 
 

@@ -3,17 +3,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 # Tables and results go to stdout; progress and errors to stderr, so that --json stays parseable.
 OUT, ERR = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def print_json(value: Any) -> None:
+    """``value`` alone on stdout, as JSON that every parser takes: no NaN, no inf."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def plain_table(title: str, left: tuple[str, ...], right: tuple[str, ...], caption: str = "") -> Table:
+    """A table for 80 columns: text on the left, which is folded and never cut, and numbers on the right."""
+    table = Table(title=escape(title), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in left:
+        table.add_column(column, overflow="fold")
+    for column in right:
+        table.add_column(column, justify="right", overflow="fold")
+    return table
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def _check_arguments(function: str, model: Any, path: Any) -> None:
         raise TypeError(f"{function}: path: expected a str or Path, got {type(path).__name__}")
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of the file, tied ones under each of their names."""
     file = Path(path)
     file = file / FILE if file.is_dir() else file
@@ -169,7 +169,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
     """
     _check_arguments("load", model, path)
     choose("load", "masks", masks, MASK_SOURCES)
-    tensors = _read(path)
+    tensors = read_tensors(path)
     stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
     present = masked_layers(model)
     lacking = [name for name in present if name not in stored]

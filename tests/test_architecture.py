@@ -19,16 +19,18 @@ FLOORS = [
     ["patterns"],
     ["ops"],
     ["mask"],
-    ["unit_masks"],
+    ["unit_masks", "structure"],
     ["projection", "nn"],
     ["gradients", "optim"],
     ["pruners"],
     ["io", "distributed", "doctor", "layer_speed"],
+    ["inspection"],
+    ["mask_diff"],
     ["sparsekit"],  # the package's __init__: the public names
     ["benchmarks"],
     ["console"],  # what the commands share
     ["recipe_cli"],  # options of the commands that run recipes
-    ["bench_cli", "prune_cli", "speed_cli"],  # commands in files of their own
+    ["bench_cli", "diff_cli", "inspect_cli", "prune_cli", "speed_cli"],  # commands in files of their own
     ["cli"],
     ["__main__"],
 ]
@@ -44,12 +46,12 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # fmt: off
 PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "ERK", "Filter",
-    "Geometric", "Global", "IMP", "IMPOptions", "Linear", "Mask", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d",
-    "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
-    "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured",
-    "cached_weights", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "effective_weights", "finalize",
-    "frozen_batchnorm", "gradients_at", "guard_", "kept_count", "load", "masked_layers", "masks",
-    "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
+    "Geometric", "Global", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW",
+    "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP",
+    "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform",
+    "Unstructured", "cached_weights", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff",
+    "effective_weights", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load",
+    "masked_layers", "masks", "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 
@@ -126,8 +128,9 @@ def test_patterns_import_nothing_of_ours_but_nm() -> None:
     assert modules <= {"torch", "sparsekit", *sys.stdlib_module_names}
 
 
-COMMANDS = {f"sparsekit/{name}.py" for name in ("bench_cli", "cli", "prune_cli", "recipe_cli", "speed_cli")}
-ROOF = ("bench_cli", "cli", "console", "prune_cli", "recipe_cli", "speed_cli")
+FAMILIES = ("bench_cli", "diff_cli", "inspect_cli", "prune_cli", "speed_cli")
+COMMANDS = {f"sparsekit/{name}.py" for name in (*FAMILIES, "cli", "recipe_cli")}
+ROOF = (*FAMILIES, "cli", "console", "recipe_cli")
 
 
 def test_only_the_cli_knows_the_benchmarks() -> None:
@@ -137,7 +140,7 @@ def test_only_the_cli_knows_the_benchmarks() -> None:
 
 def test_nobody_imports_the_roof() -> None:
     importers = {(unit, relative(p)) for p in PYTHON for _, unit in edges(p) if unit in ROOF}
-    allowed = {(unit, "sparsekit/cli.py") for unit in ("bench_cli", "prune_cli", "recipe_cli", "speed_cli")}
+    allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, "recipe_cli")}
     allowed |= {("cli", "sparsekit/__main__.py"), ("recipe_cli", "sparsekit/prune_cli.py")}
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 

@@ -487,6 +487,37 @@ for what, error, text, arguments, options in (
     ("a bool for repeats", V, "repeats: expected an int >= 1, got True", (net(), torch.ones(2, 4)), {"repeats": True}),
 ):
     case("speed", what, error, f"speed: {text}", partial(sk.speed, *arguments, **options))
+for thing, what, error, text, args in (
+    ("inspect", "no model", T, "inspect: source: expected a torch.nn.Module or a path, got int", (3,)),
+    ("inspect", "nothing masked", V, "inspect: source: expected masked layers, got none", (plain(),)),
+    ("inspect", "a meta tensor", V, "inspect: source: expected tensors with data", (nn.Linear(2, 2, device="meta"),)),
+    ("inspect", "no file", V, "load: path: expected a directory with model.safetensors or a safetensors", ("never",)),
+    (
+        "inspect",
+        "no such layer",
+        V,
+        "inspect: layers: expected a glob that matches one of 0, 2, got 'fc'",
+        (net(), "fc"),
+    ),
+    ("diff", "no masks", T, "diff: b: expected a Module, masks or a path, got NoneType", (net(), None)),
+    ("diff", "no Mask", T, "diff: a: expected values of type Mask, got int", ({"0": 1}, net())),
+    ("diff", "an empty dict", V, "diff: a: expected at least one mask, got none", ({}, net())),
+    (
+        "diff",
+        "no layer in common",
+        V,
+        "diff: b: expected layers of a (fc), got 0, 2",
+        ({"fc": sk.Mask.full((2, 2))}, net()),
+    ),
+    (
+        "diff",
+        "another shape",
+        V,
+        "diff: b['0']: expected shape (2, 2), got (6, 4)",
+        ({"0": sk.Mask.full((2, 2))}, net()),
+    ),
+):
+    case(thing, what, error, text, getattr(sk, thing), *args)
 
 
 for kind in (sk.MaskedSGD, sk.MaskedAdamW):
@@ -512,7 +543,7 @@ case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PR
 # These take any Module, or nothing at all.
 TOTAL = {"dense_gradient", "dense_state_dict", "diagnose", "frozen_batchnorm", "masked_layers", "masks", "summary"}
 # A protocol, a warning and results: nobody calls them.
-NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport", "SpeedReport"}
+NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport", "SpeedReport", "Inspection", "MaskDifference"}
 
 
 @pytest.mark.parametrize(
