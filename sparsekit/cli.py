@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
+from sparsekit.config_cli import configurable
 from sparsekit.console import ERR, OUT, Json, reported
 from sparsekit.diff_cli import diff
 from sparsekit.inspect_cli import inspect
@@ -73,6 +74,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+@configurable
 def compare(
     context: typer.Context,
     methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "imp,omp,bip,spode",
@@ -85,6 +87,7 @@ def compare(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the weights.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Nesterov momentum of the weights.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the weights.")] = None,
     upper_lr: Annotated[float | None, typer.Option(help="BiP: learning rate of the scores.")] = None,
     gamma: Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf for none.")] = None,
