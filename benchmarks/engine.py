@@ -20,9 +20,10 @@ from sparsekit.benchmarks.data import Data, load_data
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, identity, non_default
-from sparsekit.io import load, replace_file
+from sparsekit.io import load
 from sparsekit.nn import dense_state_dict, sparsify
 from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
+from sparsekit.tensor_file import replace_file
 
 OnStep = Callable[[], None]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
+from sparsekit.checkpoint import load_checkpoint, save_checkpoint
 from sparsekit.doctor import diagnose
 from sparsekit.gradients import dense_gradients, gradients_at
 from sparsekit.inspection import Inspection, inspect
@@ -54,7 +55,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "inspect",
     "kept_count",
     "load",
+    "load_checkpoint",
     "save",
+    "save_checkpoint",
     "speed",
     "topk_mask",
 ]

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparsekit import ops
-from sparsekit.io import FILE, SIDECAR, read_tensors
+from sparsekit.io import FILE, SIDECAR, read_saved
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn.masked import WORDS
 from sparsekit.structure import dead_units, structure_of
@@ -119,7 +118,7 @@ def inspect(source: nn.Module | str | os.PathLike[str], layers: str = "*") -> In
         dense_bytes=dense,
         packed_bytes=dense - sum(report.dense_bytes - report.packed_bytes for report in reports),
         revived=sum(report.revived for report in reports),
-        problems=(*problems, *_disagreements(source, description, reports)),
+        problems=(*problems, *_disagreements(source, description, reports, masks.hash())),
     )
 
 
@@ -148,9 +147,7 @@ def _state(source: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return state, {}
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"inspect: source: expected a torch.nn.Module or a path, got {type(source).__name__}")
-    tensors = read_tensors(source)
-    with safe_open(_file(source), framework="pt") as content:
-        return tensors, json.loads((content.metadata() or {}).get(SIDECAR, "{}"))
+    return read_saved(_file(source))
 
 
 def _is_mask(name: str) -> bool:
@@ -215,7 +212,9 @@ def _layer(name: str, mask: Mask, tensors: Mapping[str, Tensor]) -> LayerReport:
     )
 
 
-def _disagreements(source: Any, description: Mapping[str, Any], reports: list[LayerReport]) -> Iterator[str]:
+def _disagreements(
+    source: Any, description: Mapping[str, Any], reports: list[LayerReport], mask_hash: str
+) -> Iterator[str]:
     """Where the description in the file, or the one beside it, tells another story than the masks."""
     if isinstance(source, nn.Module):
         return
@@ -224,6 +223,8 @@ def _disagreements(source: Any, description: Mapping[str, Any], reports: list[La
         told = listed.get(report.name) if isinstance(listed, dict) else None
         if isinstance(listed, dict) and told != {"shape": list(report.shape), "kept": report.kept}:
             yield f"{report.name}: the file describes it as {told}, its mask keeps {report.kept} of {report.shape}"
+    if (told := description.get("mask_hash", mask_hash)) != mask_hash:
+        yield f"the file says that its masks have the hash {told}, they have {mask_hash}"
     sidecar = _file(source).with_name(SIDECAR)
     if description and _file(source).name == FILE and sidecar.is_file():
         try:

@@ -15,7 +15,8 @@ import sparsekit as sk
 ROOT = Path(__file__).parents[1]
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
-    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks"],
+    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "state_tree", "random_state"],
+    ["tensor_file"],
     ["patterns"],
     ["ops"],
     ["mask"],
@@ -23,7 +24,7 @@ FLOORS = [
     ["projection", "nn"],
     ["gradients", "optim"],
     ["pruners"],
-    ["io", "distributed", "doctor", "layer_speed"],
+    ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
     ["inspection"],
     ["mask_diff"],
     ["sparsekit"],  # the package's __init__: the public names
@@ -35,7 +36,7 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks"]
+LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks", "state_tree"]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
 FLOOR = {unit: i for i, units in enumerate(FLOORS) for unit in units}
 PYTHON = sorted(p for folder in ("sparsekit", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
@@ -52,7 +53,8 @@ PUBLIC = [
     "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform",
     "Unstructured", "cached_weights", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff",
     "effective_weights", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load",
-    "masked_layers", "masks", "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
+    "load_checkpoint", "masked_layers", "masks", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify", "speed",
+    "summary", "topk_mask",
 ]
 # fmt: on
 

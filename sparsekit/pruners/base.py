@@ -18,32 +18,15 @@ from sparsekit.nn.access import kept_weights, layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_sparsity, cycle
+from sparsekit.pruners.checks import check_keys, checked_count, checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+from sparsekit.pruners.metrics import Metrics
 
 READ_EVERY = 100
 
 
 class CollapseWarning(UserWarning):
     """A layer keeps no weight at all, so its output no longer depends on its input."""
-
-
-class Metrics(dict[str, Tensor]):
-    """Metrics of one step: name -> 0-d tensor on the model's device, so that a step never waits for the device.
-
-    ``read()`` waits, raises what went wrong on the device in the meantime, and gives floats.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], problems: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__(values)
-        self._problems = dict(problems or {})
-
-    def read(self) -> dict[str, float]:
-        """The values as floats. Raises ValueError for a NaN among the scores or a loss that is not finite."""
-        for message, flag in self._problems.items():
-            if bool(flag):
-                raise ValueError(message)
-        return {name: float(value) for name, value in self.items()}
 
 
 @runtime_checkable
@@ -236,15 +219,24 @@ class BasePruner:
         """Everything that, with the model's own state_dict (weights and masks), continues the run bit by bit."""
         return {"config": self._config(), "step": self._step, "cost": self.cost.state_dict()}
 
+    def _check_state(self, where: str, state: Any) -> None:
+        """Raise before anything changes; ``where`` begins the error."""
+        check_keys(where, state, ())
+        given = state.get("config")
+        for key, own in self._config().items():
+            other = given.get(key) if isinstance(given, Mapping) else None
+            if other != own:
+                raise ValueError(f"{where}: expected {key} {own!r}, got {other!r}")
+        check_keys(where, state, self.state_dict())
+        checked_count(where, "step", state["step"], 0)
+        self.cost.check_state(f"{where}: cost", state["cost"])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state made by the same class with the same arguments. Load the model's state as well.
 
         Raises:
-            ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
+            ValueError, TypeError: no state, or one of another class or other arguments; nothing has changed then.
         """
-        given = state.get("config", {})
-        for key, own in self._config().items():
-            if given.get(key) != own:
-                raise ValueError(f"{self.name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
+        self._check_state(f"{self.name}: load_state_dict", state)
         self._step = int(state["step"])
         self.cost.load_state_dict(state["cost"])

@@ -13,7 +13,6 @@ a phase the model is what that phase made of it, ready to be evaluated, and the 
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
@@ -25,12 +24,14 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
-from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.ops import unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner, Metrics
+from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
+from sparsekit.pruners.optimizer_state import load_optimizer_state
+from sparsekit.pruners.rewind_state import checked_state, mask_keys, snapshot
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -97,7 +98,9 @@ class RoundPruner(BasePruner):
         self.phases = phases
         self.ends = tuple(accumulate(phase.steps for phase in phases))
         self._factory = optimizer
-        self._states = {name: _checked_state(self.name, model, state) for name, state in (states or {}).items()}
+        self._states = {
+            name: checked_state(f"{self.name}: rewind_state", model, state) for name, state in (states or {}).items()
+        }
         self._captures = dict(captures or {})
         self._optimizer: torch.optim.Optimizer | None = None
         self._capture(0)
@@ -154,14 +157,14 @@ class RoundPruner(BasePruner):
             self._rewind(self._states[phase.rewind])
         self._opened = index
         if phase.trains:
-            self._renew_optimizer(phase)
+            self._optimizer, self._rate = self._fresh_optimizer(phase)
         return moved
 
     def _rewind(self, state: Mapping[str, Any]) -> None:
         # Copied in place, because load_state_dict looks at the masks, for which the host would have to wait.
         own = self.model.state_dict()
         if not all(isinstance(own[name], Tensor) for name in state):
-            self.model.load_state_dict({**state, **{name: own[name] for name in _mask_keys(self.model)}})
+            self.model.load_state_dict({**state, **{name: own[name] for name in mask_keys(self.model)}})
             return
         with torch.no_grad():
             for name, value in state.items():
@@ -180,7 +183,7 @@ class RoundPruner(BasePruner):
             scores[name] = torch.where(kept, theta, -1.0 if single else 0.0)
         return scores, "value" if single else "magnitude"
 
-    def _renew_optimizer(self, phase: Phase) -> None:
+    def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None
         optimizer = self._factory([p for p in self.model.parameters() if p.requires_grad])
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -188,11 +191,11 @@ class RoundPruner(BasePruner):
             raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
         if optimizer is self._optimizer or optimizer.state:
             raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
-        self._optimizer, self._rate = optimizer, LearningRate(optimizer, phase.curve)
+        return optimizer, LearningRate(optimizer, phase.curve)
 
     def _capture(self, step: int) -> None:
         if step in self._captures:
-            self._states[self._captures[step]] = _snapshot(self.model, self.model.state_dict())
+            self._states[self._captures[step]] = snapshot(self.model, self.model.state_dict())
 
     def _plan(self) -> list[list[Any]]:
         return [list(astuple(replace(phase, curve=None))) for phase in self.phases]
@@ -206,43 +209,25 @@ class RoundPruner(BasePruner):
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"rounds": self._plan()}
 
+    def _check_state(self, where: str, state: Any) -> None:
+        super()._check_state(where, state)
+        opened = checked_count(where, "opened", state["opened"], 0)
+        if opened >= len(self.phases):
+            raise ValueError(f"{where}: opened: expected one of {len(self.phases)} phases, got {opened}")
+        check_keys(f"{where}: states", state["states"], self._states)
+        for name, tensors in state["states"].items():
+            checked_state(f"{where}: states[{name!r}]", self.model, tensors)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
+        self._check_state(f"{self.name}: load_state_dict", state)
+        phase, renewed = self.phases[state["opened"]], None
+        if phase.trains:
+            renewed = self._fresh_optimizer(phase)
+            load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
-        self._states = {name: dict(tensors) for name, tensors in state["states"].items()}
+        self._states = {name: snapshot(self.model, tensors) for name, tensors in state["states"].items()}
         self._opened = int(state["opened"])
         self._optimizer = None
-        if state["optimizer"] is not None:
-            self._renew_optimizer(self.phases[self._opened])
-            assert self._optimizer is not None
-            # A copy: torch would share the tensors, and training on would change the caller's state.
-            self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-
-
-def _mask_keys(model: nn.Module) -> set[str]:
-    named = model.named_modules(remove_duplicate=False)
-    return {f"{name}.{WORDS}" if name else WORDS for name, module in named if isinstance(module, MaskedLayer)}
-
-
-def _snapshot(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy of a state without the masks."""
-    masks = _mask_keys(model)
-    rest = {name: value for name, value in state.items() if name not in masks}
-    return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in rest.items()}
-
-
-def _checked_state(function: str, model: nn.Module, state: Any) -> dict[str, Any]:
-    """Copy of ``state`` if it has just the model's names and shapes (masks aside), else an error."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{function}: rewind_state: expected a state dict of the model, got {type(state).__name__}")
-    own, given = model.state_dict(), _snapshot(model, state)
-    wanted = own.keys() - _mask_keys(model)
-    for problem, names in (("missing", wanted - given.keys()), ("unknown", given.keys() - wanted)):
-        if names:
-            got = f"{problem} {', '.join(sorted(names)[:5])}"
-            raise ValueError(f"{function}: rewind_state: expected the keys of the model's state_dict, got {got}")
-    for name, value in given.items():
-        if isinstance(value, Tensor) and value.shape != own[name].shape:
-            expected, got = tuple(own[name].shape), tuple(value.shape)
-            raise ValueError(f"{function}: rewind_state[{name!r}]: expected shape {expected}, got {got}")
-    return given
+        if renewed:
+            self._optimizer, self._rate = renewed
