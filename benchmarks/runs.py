@@ -92,6 +92,12 @@ def _missing(row: Row) -> str | None:
     return None
 
 
+def row_of(run: Run, mask_hash: str) -> Row | None:
+    """The finished row that tells how the checkpoint of a run came about: that of its masks, or the only one."""
+    own = [row for row in run.finished if mask_hash.startswith(row["result"]["mask_hash"])]
+    return own[-1] if own else run.finished[0] if len(run.finished) == 1 else None
+
+
 def run_problems(run: Run) -> list[str]:
     """What is wrong with the rows of a run, in words: failed runs, masks that kept another part than asked for."""
     problems = []

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.checkpoint import load_checkpoint, save_checkpoint
 from sparsekit.doctor import diagnose
+from sparsekit.export import ExportReport, export
 from sparsekit.gradients import dense_gradients, gradients_at
 from sparsekit.inspection import Inspection, inspect
 from sparsekit.io import load, save
@@ -33,6 +34,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Channel",
     "Constant",
     "Cubic",
+    "ExportReport",
     "Filter",
     "Geometric",
     "Inspection",
@@ -51,6 +53,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "dense_gradients",
     "diagnose",
     "diff",
+    "export",
     "gradients_at",
     "inspect",
     "kept_count",

@@ -15,6 +15,7 @@ from sparsekit.bench_cli import bench_app
 from sparsekit.config_cli import configurable
 from sparsekit.console import ERR, OUT, Json, reported
 from sparsekit.diff_cli import diff
+from sparsekit.export_cli import export
 from sparsekit.inspect_cli import inspect
 from sparsekit.prune_cli import prune
 from sparsekit.recipe_cli import (
@@ -42,6 +43,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(prune)
 app.command()(inspect)
 app.command()(diff)
+app.command()(export)
 app.command()(speed)
 
 
@@ -166,4 +168,6 @@ def _show_forecast(configs: list[Any], bench: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the ``sparsekit`` command."""
+    # For module:function of the folder that one is in; last, so that nothing there takes the place of a package.
+    sys.path.append("")
     sys.exit(app())

@@ -553,8 +553,40 @@ for thing, what, error, text, args in (
         "diff: b['0']: expected shape (2, 2), got (6, 4)",
         ({"0": sk.Mask.full((2, 2))}, net()),
     ),
+    ("export", "no model", T, "export: model: expected a torch.nn.Module, got int", (3, "a.pt2")),
+    ("export", "no path", T, "export: path: expected a str or Path, got NoneType", (net(), None)),
+    (
+        "export",
+        "an unknown end",
+        V,
+        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        (net(), "a.b"),
+    ),
+    (
+        "export",
+        "a format",
+        V,
+        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        (net(), "a", "pb"),
+    ),
+    ("export", "a folder", V, "export: path: expected a file for onnx, got the folder", (net(), ".", "onnx")),
+    ("export", "no example", V, "export: example: expected inputs with two or more entries", (net(), "never/a.pt2")),
 ):
     case(thing, what, error, text, getattr(sk, thing), *args)
+
+
+def export_of(example: Any) -> None:
+    sk.export(net(), "never/a.onnx", example=example)
+
+
+for what, got in (
+    ("one entry", torch.ones(1, 4)),
+    ("a scalar", torch.ones(())),
+    ("a list with a text", [torch.ones(2, 4), "x"]),
+    ("a number", 3),
+    ("two lengths", [torch.ones(2, 4), torch.ones(3, 4)]),
+):
+    case("export", f"example: {what}", V, "export: example: expected inputs ", export_of, got)
 
 
 for kind in (sk.MaskedSGD, sk.MaskedAdamW):
@@ -580,7 +612,15 @@ case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PR
 # These take any Module, or nothing at all.
 TOTAL = {"dense_gradient", "dense_state_dict", "diagnose", "frozen_batchnorm", "masked_layers", "masks", "summary"}
 # A protocol, a warning and results: nobody calls them.
-NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport", "SpeedReport", "Inspection", "MaskDifference"}
+NOT_CALLED = {
+    "Pruner",
+    "CollapseWarning",
+    "SparsifyReport",
+    "SpeedReport",
+    "Inspection",
+    "MaskDifference",
+    "ExportReport",
+}
 
 
 @pytest.mark.parametrize(
