@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: doctor, compare, prune, speed, bench. The roof: it may import everything, nothing imports it."""
+"""The command line: doctor, compare, prune, resume, speed, bench. The roof: it may import everything, nothing imports it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
 from sparsekit.console import ERR, OUT, Json, reported
-from sparsekit.prune_cli import prune
+from sparsekit.prune_cli import prune, resume
 from sparsekit.recipe_cli import (
     BatchSize,
     Data,
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.command()(prune)
+app.command()(resume)
 app.command()(speed)
 
 
@@ -116,7 +117,7 @@ def _run(configs: list[Any], bench: Any, out: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.compare import compare as run_all
     from sparsekit.benchmarks.progress import TerminalProgress
 
-    with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
+    with TerminalProgress(ERR, configs, bench.epoch_images) as progress, bench.stop.installed():
         rows = run_all(configs, out, progress, bench)
     _show(rows, out, as_json)
     if any("error" in row for row in rows):
