@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsekit.benchmarks.recipe import RunConfig
 from sparsekit.benchmarks.rows import Row, read_rows
+from sparsekit.benchmarks.run_folder import FILE as RUN
+from sparsekit.benchmarks.run_folder import RunFile
 from sparsekit.benchmarks.statistics import (
     Estimate,
     Interval,
@@ -32,11 +35,12 @@ Place = tuple[str, float]
 @dataclass(frozen=True)
 class Run:
     """path: what was asked for. checkpoint: the file with the masks, or None. rows: finished and failed runs of kind
-    "compare", of each run the last one."""
+    "compare", of each run the last one. unfinished: a run of prune that has begun there and has not ended."""
 
     path: Path
     checkpoint: Path | None
     rows: tuple[Row, ...]
+    unfinished: RunConfig | None = None
 
     @property
     def finished(self) -> list[Row]:
@@ -59,11 +63,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     rows = place / ROWS if place.is_dir() else place if place.suffix == ".jsonl" else None
     checkpoint = place / FILE if place.is_dir() else place if rows is None else None
     found = tuple(_latest(rows)) if rows is not None and rows.is_file() else ()
+    begun = RunFile.read(place) if place.is_dir() and (place / RUN).is_file() else None
+    found += (_checked(begun.row, place / RUN),) if begun and begun.row else ()
     checkpoint = checkpoint if checkpoint is not None and checkpoint.is_file() else None
-    if checkpoint is None and not found:
+    unfinished = begun.config if begun and not begun.row else None
+    if checkpoint is None and not found and unfinished is None:
         expected = f"a folder with {FILE} or rows in {ROWS}, or such a file"
         raise ValueError(f"read_run: path: expected {expected}, got {str(path)!r}")
-    return Run(place, checkpoint, found)
+    return Run(place, checkpoint, found, unfinished)
 
 
 def _latest(path: Path) -> Iterable[Row]:
@@ -72,11 +79,16 @@ def _latest(path: Path) -> Iterable[Row]:
     for row in read_rows(path):
         if row.get("kind") != "compare":
             continue
-        if missing := _missing(row):
-            raise ValueError(f"read_run: {path}: expected rows with {missing}, got one without")
+        _checked(row, path)
         if "result" in row or "result" not in kept.get(row["id"], {}):
             kept[row["id"]] = row
     return kept.values()
+
+
+def _checked(row: Row, path: Path) -> Row:
+    if missing := _missing(row):
+        raise ValueError(f"read_run: {path}: expected rows with {missing}, got one without")
+    return row
 
 
 def _missing(row: Row) -> str | None:
@@ -109,6 +121,8 @@ def run_problems(run: Run) -> list[str]:
             problems.append(f"{name}: keeps none of {row['result']['total']:,} weights")
         elif abs(row["result"]["sparsity"] - row["sparsity"]) > 0.01:
             problems.append(f"{name}: {row['result']['sparsity']:.4f} of the weights are removed")
+    if run.unfinished:
+        problems.append(f"{run.unfinished.method} has not finished: go on with `sparsekit resume {run.path}`")
     return problems
 
 

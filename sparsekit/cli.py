@@ -3,167 +3,29 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from sparsekit.bench_cli import bench_app
+from sparsekit.compare_cli import compare
 from sparsekit.config_cli import configurable
-from sparsekit.console import ERR, OUT, Json, reported
 from sparsekit.diff_cli import diff
+from sparsekit.doctor_cli import doctor
 from sparsekit.export_cli import export
 from sparsekit.inspect_cli import inspect
-from sparsekit.prune_cli import prune
-from sparsekit.recipe_cli import (
-    BatchSize,
-    Data,
-    DenseEpochs,
-    Device,
-    Epochs,
-    Limit,
-    NetworkName,
-    Root,
-    Threads,
-    parsed_list,
-    recipe_of,
-)
+from sparsekit.prune_cli import prune, resume
 from sparsekit.speed_cli import speed
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Pruning for PyTorch: compare methods, prune a network, see what is installed.",
+    help="Pruning for PyTorch: compare methods, prune a network, look into the result and export it.",
 )
+for command in (doctor, compare, configurable(prune), resume, inspect, diff, export, speed):
+    app.command()(command)
 app.add_typer(bench_app, name="bench")
-app.command()(prune)
-app.command()(inspect)
-app.command()(diff)
-app.command()(export)
-app.command()(speed)
-
-
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """What is installed, what serves each op, and what is missing."""
-    from sparsekit.doctor import diagnose
-
-    facts = diagnose()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    table = Table("what", "value", title="sparsekit doctor")
-    table.add_row("python", facts["python"])
-    for name, version in facts["packages"].items():
-        table.add_row(name, version or "[yellow]missing[/yellow]")
-    table.add_row("threads", str(facts["threads"]))
-    native = facts["native"]
-    built = f"yes, CUDA code {'in' if native['cuda'] else 'not in'}, CPU: {', '.join(native['cpu_features'])}"
-    table.add_row("sparsekit._C", built if native["built"] else "[yellow]not built[/yellow]")
-    for gpu in facts["gpus"] or [{"name": "none", "capability": "-", "memory_gib": "-"}]:
-        table.add_row("GPU", f"{gpu['name']} (capability {gpu['capability']}, {gpu['memory_gib']} GiB)")
-    OUT.print(table)
-    served = Table("op", "CPU tensors", "CUDA tensors", title="what serves each op")
-    for name, by in facts["ops"].items():
-        served.add_row(name, by["cpu"], by["cuda"])
-    OUT.print(served)
-    for line in facts["advice"]:
-        OUT.print(f"[yellow]advice:[/yellow] {line}")
-
-
-@app.command()
-@configurable
-def compare(
-    context: typer.Context,
-    methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "imp,omp,bip,spode",
-    sparsity: Annotated[str, typer.Option(help="Comma-separated fractions removed.")] = "0.893,0.945,0.972",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1, each with its own dense network.")] = 3,
-    data: Data = "digits",
-    network: NetworkName = None,
-    limit: Limit = None,
-    dense_epochs: DenseEpochs = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the weights.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Nesterov momentum of the weights.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the weights.")] = None,
-    upper_lr: Annotated[float | None, typer.Option(help="BiP: learning rate of the scores.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf for none.")] = None,
-    ode_steps: Annotated[int | None, typer.Option(help="SpODE: Euler steps.")] = None,
-    ode_batch: Annotated[int | None, typer.Option(help="SpODE: images per step.")] = None,
-    radius: Annotated[float | None, typer.Option(help="SpODE: radius r >= 1.")] = None,
-    imp_rate: Annotated[float | None, typer.Option(help="IMP: fraction of the rest removed per round.")] = None,
-    budget_epochs: Annotated[int | None, typer.Option(help="imp-budget: retraining epochs over all rounds.")] = None,
-    skip: Annotated[str, typer.Option(help="Comma-separated globs of layers never pruned.")] = "",
-    device: Device = None,
-    threads: Threads = None,
-    out: Annotated[Path, typer.Option(help="Folder for rows, report and dense networks.")] = Path("runs/compare"),
-    root: Root = Path(".data"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict cost and time.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Compare pruning methods at equal sparsity from the same dense networks, and report cost and speed-up over IMP."""
-    with reported():
-        from sparsekit.benchmarks import compare as job
-
-        recipe = recipe_of(context.params)
-        configs = job.grid(
-            parsed_list("--methods", methods, str), parsed_list("--sparsity", sparsity, float), seeds, recipe
-        )
-        bench = job.Workbench(recipe, out, root)
-        if dry_run:
-            _show_forecast(configs, bench, as_json)
-        else:
-            _run(configs, bench, out, as_json)
-
-
-def _run(configs: list[Any], bench: Any, out: Path, as_json: bool) -> None:
-    from sparsekit.benchmarks.compare import compare as run_all
-    from sparsekit.benchmarks.progress import TerminalProgress
-
-    with TerminalProgress(ERR, configs, bench.epoch_images) as progress:
-        rows = run_all(configs, out, progress, bench)
-    _show(rows, out, as_json)
-    if any("error" in row for row in rows):
-        raise typer.Exit(1)
-
-
-def _show(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
-    from sparsekit.benchmarks.report import render_table, write_report
-
-    report = write_report(rows, out / "report.html") if any("result" in row for row in rows) else None
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    for table in render_table(rows):
-        OUT.print(table)
-    OUT.print(f"rows:   {out / 'rows.jsonl'}\nreport: {report or 'none, as no run has finished'}", highlight=False)
-
-
-def _show_forecast(configs: list[Any], bench: Any, as_json: bool) -> None:
-    from sparsekit.benchmarks.forecast import forecast
-
-    rows, dense = forecast(configs, bench)
-    seeds = len({row.config.seed for row in rows})
-    total = dense * seeds + sum(row.seconds for row in rows)
-    if as_json:
-        runs = [
-            {"method": r.config.method, "sparsity": r.config.sparsity, "seed": r.config.seed}
-            | {"dense_epochs": r.dense_epochs, "seconds": r.seconds}
-            for r in rows
-        ]
-        print(json.dumps({"dense_seconds_per_seed": dense, "total_seconds": total, "runs": runs}, indent=2))
-        return
-    table = Table("method", "sparsity", "seed", "dense-equivalent epochs", "predicted seconds", title="dry run")
-    for r in rows:
-        c = r.config
-        table.add_row(c.method, f"{c.sparsity:.1%}", str(c.seed), f"{r.dense_epochs:.1f}", f"{r.seconds:.1f}")
-    OUT.print(table)
-    OUT.print(f"dense training: {dense:.1f} s for each of {seeds} seeds; all together about {total / 60:.1f} minutes")
 
 
 def main() -> None:

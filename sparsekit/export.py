@@ -75,11 +75,7 @@ def export(
         raise TypeError(f"export: model: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"export: path: expected a str or Path, got {type(path).__name__}")
-    target = Path(path)
-    form = _SUFFIXES.get(target.suffix, target.suffix) if to is None else to
-    choose("export", "to", form, FORMATS)
-    if form != "hub" and target.is_dir():
-        raise ValueError(f"export: path: expected a file for {form}, got the folder {str(path)!r}")
+    target, form = Path(path), _format(Path(path), to)
     inputs: tuple[Tensor, ...] = _inputs(example) if form in TOLERANCE else ()
     eager = copy.deepcopy(model).cpu().eval()
     if inputs:
@@ -103,6 +99,14 @@ def export(
 
     replace_file(target, proven)
     return ExportReport(str(target), form, target.stat().st_size, difference, batches)
+
+
+def _format(target: Path, to: str | None) -> str:
+    form = _SUFFIXES.get(target.suffix, target.suffix) if to is None else to
+    choose("export", "to", form, FORMATS)
+    if form != "hub" and target.is_dir():
+        raise ValueError(f"export: path: expected a file for {form}, got the folder {str(target)!r}")
+    return form
 
 
 def _inputs(example: Any) -> tuple[Tensor, ...]:

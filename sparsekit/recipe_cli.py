@@ -42,11 +42,12 @@ def recipe_of(options: dict[str, Any]) -> Any:
     changes = {field.name: options[field.name] for field in fields(Recipe) if field.name in options}
     changes["skip"] = tuple(parsed_list("--skip", options.get("skip", ""), str)) or None
     recipe = recipe_for(changes.pop("data"), **changes)
-    _set_threads(options["threads"], recipe.data)
+    set_threads(options["threads"], recipe.data)
     return recipe
 
 
-def _set_threads(threads: int | None, data: str) -> None:
+def set_threads(threads: int | None, data: str) -> None:
+    """Threads of torch; by default one for data whose networks are tiny. Raises ValueError for none at all."""
     import torch
 
     if threads is not None and threads < 1:

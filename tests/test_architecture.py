@@ -13,6 +13,9 @@ import pytest
 import sparsekit as sk
 
 ROOT = Path(__file__).parents[1]
+FAMILIES = (
+    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli",
+)  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
     ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "state_tree", "random_state"],
@@ -32,9 +35,18 @@ FLOORS = [
     ["console"],  # what the commands share
     ["recipe_cli"],  # options of the commands that run recipes
     ["config_cli"],  # options from files
-    ["bench_cli", "diff_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli"],  # commands in files of their own
+    [
+        "bench_cli",
+        "compare_cli",
+        "diff_cli",
+        "doctor_cli",
+        "export_cli",
+        "inspect_cli",
+        "prune_cli",
+        "speed_cli",
+    ],  # commands in files of their own
     ["cli"],
-    ["__main__"],
+    ["__main__", "cli_docs"],
 ]
 LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks", "state_tree"]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
@@ -131,10 +143,9 @@ def test_patterns_import_nothing_of_ours_but_nm() -> None:
     assert modules <= {"torch", "sparsekit", *sys.stdlib_module_names}
 
 
-FAMILIES = ("bench_cli", "diff_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli")
 SHARED = ("config_cli", "recipe_cli")
 COMMANDS = {f"sparsekit/{name}.py" for name in (*FAMILIES, *SHARED, "cli")}
-ROOF = (*FAMILIES, *SHARED, "cli", "console")
+ROOF = (*FAMILIES, *SHARED, "cli", "cli_docs", "console")
 
 
 def test_only_the_cli_knows_the_benchmarks() -> None:
@@ -144,9 +155,11 @@ def test_only_the_cli_knows_the_benchmarks() -> None:
 
 def test_nobody_imports_the_roof() -> None:
     importers = {(unit, relative(p)) for p in PYTHON for _, unit in edges(p) if unit in ROOF}
-    allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, *SHARED)}
+    allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, "config_cli")}
     allowed |= {("cli", "sparsekit/__main__.py"), ("recipe_cli", "sparsekit/config_cli.py")}
-    allowed |= {("recipe_cli", "sparsekit/export_cli.py")} | {(unit, "sparsekit/prune_cli.py") for unit in SHARED}
+    allowed |= {("recipe_cli", "sparsekit/export_cli.py"), ("cli", "sparsekit/cli_docs.py")} | {
+        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("compare", "prune")
+    }
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 
 

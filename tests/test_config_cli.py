@@ -21,6 +21,7 @@ typer_testing = pytest.importorskip("typer.testing")
 from sparsekit import cli  # noqa: E402
 from sparsekit.benchmarks import forecast  # noqa: E402
 from sparsekit.benchmarks.recipe import Recipe, recipe_for  # noqa: E402
+from sparsekit.compare_cli import compare  # noqa: E402
 from sparsekit.config_cli import configurable  # noqa: E402
 
 TINY = 'network = "mlp"\nlimit = 64\ndense_epochs = 1\nepochs = 1\nbatch_size = 16\nseeds = 1\n'
@@ -110,7 +111,7 @@ def test_print_config_of_any_command(tmp_path: Path, app: typer.Typer, seen: dic
 
 
 def test_every_setting_of_a_recipe_is_an_option_of_compare() -> None:
-    assert {field.name for field in fields(Recipe)} <= set(inspect.signature(cli.compare).parameters)
+    assert {field.name for field in fields(Recipe)} <= set(inspect.signature(compare).parameters)
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar10"])

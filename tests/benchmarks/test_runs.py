@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 pytest.importorskip("scipy")
 
 import sparsekit as sk  # noqa: E402
+from sparsekit.benchmarks.recipe import RunConfig  # noqa: E402
 from sparsekit.benchmarks.rows import append_row  # noqa: E402
+from sparsekit.benchmarks.run_folder import RunFile  # noqa: E402
 from sparsekit.benchmarks.runs import diff_runs, read_run, run_problems  # noqa: E402
 from sparsekit.benchmarks.statistics import paired_difference  # noqa: E402
 
@@ -62,6 +65,20 @@ def test_checkpoint_and_rows_in_one_folder(tmp_path: Path) -> None:
     assert run.checkpoint == tmp_path / "model.safetensors" and run.rows == ()
     assert read_run(write(tmp_path, row())).rows and read_run(tmp_path).checkpoint
     assert read_run(tmp_path / "model.safetensors").checkpoint == tmp_path / "model.safetensors"
+
+
+def test_the_folder_of_prune_has_its_row_once_it_has_finished(tmp_path: Path) -> None:
+    begun = RunFile(RunConfig("bip", 0.9, 0), None, ".data")
+    begun.write(tmp_path)
+    run = read_run(tmp_path)
+    assert run.rows == () and run.unfinished == begun.config
+    assert run_problems(run) == [f"bip has not finished: go on with `sparsekit resume {tmp_path}`"]
+    replace(begun, row=row()).write(tmp_path)
+    run = read_run(tmp_path)
+    assert run.rows == (row(),) and run.unfinished is None and run_problems(run) == []
+    replace(begun, row={"id": "x"}).write(tmp_path)
+    with pytest.raises(ValueError, match="run.json: expected rows with method, got one without"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "nothing.jsonl", "empty/model.safetensors"])
