@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from sparsekit.benchmarks.bench_rows import bench_rows, main
-from sparsekit.benchmarks.engine import cross_entropy
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.timing import compare_times
+from sparsekit.benchmarks.training import cross_entropy
 from sparsekit.nn import dense_state_dict, prepared_weights, sparsify
 from sparsekit.pruners import BiP, captured
 

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,59 +13,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.data import Data, load_data
+from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
-from sparsekit.benchmarks.recipe import Recipe, identity, non_default
-from sparsekit.io import load, replace_file
+from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
+from sparsekit.benchmarks.training import OnStep, clock, ignore, train
+from sparsekit.io import load
 from sparsekit.nn import dense_state_dict, sparsify
-from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
+from sparsekit.tensor_file import replace_file
 
-OnStep = Callable[[], None]
-
-
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy of ``model`` on a batch (images, labels)."""
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
-
-
-def ignore() -> None:
-    """A step callback that does nothing."""
-
-
-def clock(device: torch.device | str) -> float:
-    """Seconds, after everything queued on the device is done."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def train(
-    model: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    curve: Curve = CURVES["cosine"],
-    on_step: OnStep = ignore,
-) -> None:
-    """Train for ``steps`` batches. Raises ValueError at the end of a check interval in which the loss was not finite."""
-    model.train()
-    rate = LearningRate(optimizer, curve)
-    finite = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
-    for step in range(steps):
-        rate.set(step / steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(model, next(batches))
-        loss.backward()
-        optimizer.step()
-        finite = finite & torch.isfinite(loss.detach())
-        # Looking makes the host wait for the device, so it is done once in a while.
-        if (step % 50 == 49 or step + 1 == steps) and not bool(finite):
-            raise ValueError(f"train: loss: expected finite values, got NaN or inf by step {step + 1}")
-        on_step()
+ADOPTED = "adopted.safetensors"
 
 
 @torch.no_grad()
@@ -91,12 +50,16 @@ class Dense:
 
 
 class Workbench:
-    """Data, networks and dense checkpoints of one recipe; checkpoints are kept under ``out/dense``."""
+    """Data, networks and dense checkpoints of one recipe; checkpoints are kept under ``out/dense``.
 
-    def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data") -> None:
+    every: seconds between the checkpoints of what is not finished; 0 for each step. stop: ends the work when it is told to.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("compare: device: expected a CUDA device, got none; see `sparsekit doctor`")
         self.recipe, self.out = recipe, Path(out)
+        self.every, self.stop = every, Stop()
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root)
         if recipe.batch_size > len(data.y_train):
             raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
@@ -127,11 +90,53 @@ class Workbench:
         size = {"classes": data.classes, "channels": data.channels, "image_size": data.image_size}
         return build_network(self.recipe.network, **size, seed=seed).to(self.recipe.device)
 
-    def batches(self, seed: int, phase: int, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless training batches; the order depends on seed and phase alone, so it is the same for all methods."""
-        return iter(
-            self.data.batches("train", batch_size=batch_size or self.recipe.batch_size, seed=1000 * seed + phase)
-        )
+    def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> BatchStream:
+        """Endless training batches from number ``first`` on.
+
+        The order depends on seed and phase alone, so it is the same for all methods.
+        """
+        size = batch_size or self.recipe.batch_size
+        return self.data.batches("train", batch_size=size, seed=1000 * seed + phase, start_step=first)
+
+    def keeper(self, file: Path, identity: Mapping[str, Any]) -> Keeper:
+        """Keeper of work with this recipe."""
+        return Keeper(file, {**identity, "recipe": as_json(self.recipe)}, self.every, self.stop)
+
+    def clock(self) -> float:
+        """Seconds, after everything queued on the device is done."""
+        return clock(self.recipe.device)
+
+    def fit(
+        self, model: nn.Module, seed: int, phase: int, steps: int, keeper: Keeper, on_step: OnStep, **also: Any
+    ) -> float:
+        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives.
+
+        also: plain values that the checkpoints hold besides.
+        """
+        begun = keeper.begun()
+        begun = begun if begun.get("phase") == phase else {}
+        optimizer = make_sgd(self.recipe)(list(model.parameters()))
+        self.seed_all(seed, phase)
+        if begun:
+            keeper.restore(model, optimizer=optimizer)
+        first = begun.get("step", 0)
+        done, watch = first, Watch(self.clock, keeper, begun.get("seconds", 0.0))
+        for _ in range(first):
+            on_step()
+
+        def state() -> dict[str, Any]:
+            values = {"phase": phase, "step": done, "seconds": watch.seconds}
+            return {"model": model, "optimizer": optimizer, **values, **also}
+
+        def after() -> None:
+            nonlocal done
+            done += 1
+            on_step()
+            keeper.offer(state)
+
+        with keeper.running():
+            train(model, self.batches(seed, phase, first=first), optimizer, steps, on_step=after, first=first)
+        return watch.seconds
 
     def seed_all(self, seed: int, phase: int) -> None:
         """Seed PyTorch's own generators, which dropout draws from, so that a run does not depend on the ones before it."""
@@ -172,15 +177,19 @@ class Workbench:
         init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
         self._dense[seed] = Dense(init, state, row)
 
+    def keep_adopted(self, seed: int) -> None:
+        """Store what was adopted, so that a run can go on whatever becomes of the file it came from."""
+        _write(self.out / "dense" / ADOPTED, self._dense[seed].state, self._dense[seed].row)
+
+    def adopt_again(self, seed: int) -> None:
+        """Adopt what ``keep_adopted`` stored. Raises ValueError if it is not there or damaged."""
+        self.adopt(seed, self.out / "dense" / ADOPTED)
+
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch
-        optimizer = make_sgd(self.recipe)(list(model.parameters()))
-        batches = self.batches(seed, phase=0)
+        keeper = self.keeper(file.with_suffix(".unfinished.safetensors"), {"kind": "dense", "seed": seed})
         self.warm_up()
-        self.seed_all(seed, phase=0)
-        start = clock(self.recipe.device)
-        train(model, batches, optimizer, steps, on_step=on_step)
-        seconds = clock(self.recipe.device) - start
+        seconds = self.fit(model, seed, 0, steps, keeper, on_step)
         row = {
             "val_accuracy": accuracy(model, self.data, "val"),
             "test_accuracy": accuracy(model, self.data, "test"),
@@ -189,10 +198,15 @@ class Workbench:
             "passes": steps,
         }
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stored = {name: value.cpu().contiguous() for name, value in state.items()}
-        replace_file(file, lambda target: save_file(stored, target, metadata={"row": json.dumps(row)}))
+        _write(file, state, row)
+        keeper.remove()
         return state, row
+
+
+def _write(file: Path, state: Mapping[str, Tensor], row: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stored = {name: value.cpu().contiguous() for name, value in state.items()}
+    replace_file(file, lambda target: save_file(stored, target, metadata={"row": json.dumps(row)}))
 
 
 def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparsekit.benchmarks.engine import Workbench, clock, make_sgd, train
-from sparsekit.benchmarks.methods import as_method
+from sparsekit.benchmarks.engine import Workbench
+from sparsekit.benchmarks.methods import as_method, make_sgd
 from sparsekit.benchmarks.recipe import RunConfig
+from sparsekit.benchmarks.training import clock, train
 
 PROBE_STEPS = 20
 

@@ -18,10 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sparsekit.benchmarks.engine import OnStep
 from sparsekit.benchmarks.methods import as_method
 from sparsekit.benchmarks.recipe import RunConfig
 from sparsekit.benchmarks.rows import Row
+from sparsekit.benchmarks.training import OnStep
 
 
 class TerminalProgress:

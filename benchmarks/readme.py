@@ -33,7 +33,7 @@ from sparsekit.benchmarks.reporting.wording import (
 )
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
-from sparsekit.io import replace_file
+from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"

@@ -118,6 +118,21 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return {name: str(value) if value == math.inf else value for name, value in values.items()}
 
 
+def from_json(values: Any) -> Recipe:
+    """The recipe of ``as_json``. Raises ValueError or TypeError if it is none."""
+    known = {field.name for field in fields(Recipe)}
+    if not isinstance(values, dict) or not values.keys() <= known:
+        got = sorted(values.keys() - known)[:3] if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"Recipe: expected settings by name, got {got}")
+    changes = {name: math.inf if value == "inf" else value for name, value in values.items()}
+    if not isinstance(changes.get("skip", []), list) or not all(isinstance(x, str) for x in changes.get("skip", [])):
+        raise ValueError(f"Recipe: skip: expected a list of globs, got {changes['skip']!r}")
+    for name in ("data", "network"):
+        if not isinstance(changes.get(name, ""), str):
+            raise ValueError(f"Recipe: {name}: expected a name, got {changes[name]!r}")
+    return Recipe(**changes)
+
+
 def recipe_for(data: str, **changes: Any) -> Recipe:
     """Defaults for a data set (digits: a demo of minutes on a CPU; images: the compressed CIFAR schedule), then changes."""
     images = Recipe(data=data, network="resnet20", epochs=20, batch_size=128, lr=0.1, ode_batch=512)

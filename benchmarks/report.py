@@ -19,7 +19,7 @@ from sparsekit.benchmarks.reporting.summary import Cell, Group, Summary, summari
 from sparsekit.benchmarks.reporting.terminal import render_table
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
-from sparsekit.io import replace_file
+from sparsekit.tensor_file import replace_file
 
 __all__ = [
     "Cell",

@@ -6,11 +6,15 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
+from sparsekit.checkpoint import load_checkpoint, save_checkpoint
 from sparsekit.doctor import diagnose
+from sparsekit.export import ExportReport, export
 from sparsekit.gradients import dense_gradients, gradients_at
+from sparsekit.inspection import Inspection, inspect
 from sparsekit.io import load, save
 from sparsekit.layer_speed import SpeedReport, speed
 from sparsekit.mask import Mask, Masks
+from sparsekit.mask_diff import MaskDifference, diff
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
 from sparsekit.ops import topk_mask
@@ -30,11 +34,14 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Channel",
     "Constant",
     "Cubic",
+    "ExportReport",
     "Filter",
     "Geometric",
+    "Inspection",
     "Global",
     "Linear",
     "Mask",
+    "MaskDifference",
     "MaskedAdamW",
     "MaskedSGD",
     "Masks",
@@ -45,10 +52,15 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Unstructured",
     "dense_gradients",
     "diagnose",
+    "diff",
+    "export",
     "gradients_at",
+    "inspect",
     "kept_count",
     "load",
+    "load_checkpoint",
     "save",
+    "save_checkpoint",
     "speed",
     "topk_mask",
 ]

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.console import ERR, OUT, Json, print_json, reported
 
 bench_app = typer.Typer(no_args_is_help=True, help="Time kernels on this machine, each checked before it is timed.")
 
@@ -41,7 +40,7 @@ def topk(
         bench_rows.check_options(repeats, device, out)
         rows = _measure(choose_problems(device, full=full, large=large, only=only), repeats, device, out)
         if as_json:
-            print(json.dumps(rows, indent=2))
+            print_json(rows)
         else:
             OUT.print(_table(rows, "top-k masks", "; †: keeps all ties, so more than asked"))
             OUT.print(f"rows: {out}", highlight=False)
@@ -68,7 +67,7 @@ def bilevel(
         if not rows:
             raise ValueError(f"--only: expected a glob that matches a problem, got {only!r}")
         if as_json:
-            print(json.dumps(rows, indent=2))
+            print_json(rows)
         else:
             OUT.print(_table(rows, "ops on whole networks"))
             OUT.print(f"rows: {out}", highlight=False)
@@ -131,7 +130,7 @@ def _run(program: str, settings: tuple[int, str, Path], as_json: bool, **options
             if row["provider"] == row["baseline"]:
                 ERR.print(row["problem"], highlight=False)
         if as_json:
-            print(json.dumps(rows, indent=2))
+            print_json(rows)
         else:
             OUT.print(_ratios(rows))
             OUT.print(f"rows: {out}", highlight=False)

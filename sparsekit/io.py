@@ -11,24 +11,22 @@ from __future__ import annotations
 import glob
 import json
 import os
-import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparsekit import ops
-from sparsekit.mask import Mask
+from sparsekit.mask import Mask, Masks
 from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
 from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
 from sparsekit.ops.masks import choose
+from sparsekit.tensor_file import read_description, read_tensors, replace_file, write_tensors
 
 FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
 MASK_SOURCES = ("stored", "dense", "infer")
@@ -54,11 +52,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     masks = current_masks(model)
     layers = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
     description = {"format": "sparsekit", "version": VERSION, "sparsity": masks.sparsity}
+    description["mask_hash"] = masks.hash()
     description |= {"layers": layers, "ties": ties}
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(description, indent=2)
-    replace_file(folder / FILE, lambda target: save_file(tensors, target, metadata={SIDECAR: text}))
+    write_tensors(folder / FILE, tensors, SIDECAR, text)
     replace_file(folder / SIDECAR, lambda target: Path(target).write_text(text + "\n"))
     return folder
 
@@ -83,30 +82,6 @@ def _unshared(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, st
     return tensors, ties
 
 
-def replace_file(target: Path, write: Callable[[str], Any]) -> None:
-    """Write a file next to ``target``, then rename it over: readers see the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(prefix=target.name, dir=target.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, _permissions(target))
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _permissions(target: Path) -> int:
-    """Those of the file replaced, else what a newly made file gets; mkstemp alone would leave it to its owner."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
-
-
 def _check_arguments(function: str, model: Any, path: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -114,41 +89,36 @@ def _check_arguments(function: str, model: Any, path: Any) -> None:
         raise TypeError(f"{function}: path: expected a str or Path, got {type(path).__name__}")
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of the file, tied ones under each of their names."""
-    file = Path(path)
-    file = file / FILE if file.is_dir() else file
+def read_saved(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of the file, tied ones under each of their names, and its description, empty if there is none."""
     if not file.is_file():
-        raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(path)!r}")
-    try:
-        with safe_open(file, framework="pt") as content:
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = content.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"load: path: expected a readable safetensors file, got {str(file)!r} ({error})") from error
-    for name, original in _ties(metadata).items():
-        if original not in tensors or name in tensors:
-            raise ValueError(f"load: path: expected ties of stored tensors, got {name!r} tied to {original!r}")
-        tensors[name] = tensors[original]
-    return tensors
-
-
-def _ties(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Names that repeat a stored tensor, from the description of the file. None of it is taken on trust."""
-    if SIDECAR not in metadata:
-        return {}
-    try:
-        description = json.loads(metadata[SIDECAR])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"load: path: expected JSON in the metadata {SIDECAR!r}, got {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"load: path: expected a JSON object in {SIDECAR!r}, got {type(description).__name__}")
-    version, ties = description.get("version", VERSION), description.get("ties", {})
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise ValueError(f"load: path: expected format version <= {VERSION}, got {version!r}")
+        folder = file.parent if file.name == FILE else file
+        raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(folder)!r}")
+    tensors, text = read_tensors("load", file, SIDECAR)
+    if text is None:
+        return tensors, {}
+    description = read_description("load", file, SIDECAR, text, VERSION)
+    ties = description.get("ties", {})
     if not (isinstance(ties, dict) and all(isinstance(original, str) for original in ties.values())):
         raise ValueError(f"load: path: expected ties of name to name, got {ties!r}")
-    return ties
+    for name, original in ties.items():
+        if original not in tensors or name in tensors:
+            raise ValueError(f"load: path: expected ties of stored tensors, got {name!r} tied to {original!r}")
+    tensors |= {name: tensors[original] for name, original in ties.items()}
+    return tensors, description
+
+
+def _check_hash(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """The masks are those that the description was written for, if it says so."""
+    wanted, layers = description.get("mask_hash"), description.get("layers")
+    if wanted is None:
+        return
+    try:
+        found = {n: Mask(tensors[f"{n}.{WORDS}" if n else WORDS], tuple(x["shape"])) for n, x in layers.items()}  # pyright: ignore
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"load: path: expected masks of the layers described, got others ({error})") from error
+    if (digest := Masks(found).hash()) != wanted:
+        raise ValueError(f"load: path: expected masks of hash {wanted!r}, got {digest!r}")
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") -> nn.Module:
@@ -169,7 +139,18 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
     """
     _check_arguments("load", model, path)
     choose("load", "masks", masks, MASK_SOURCES)
-    tensors = _read(path)
+    file = Path(path)
+    file = file / FILE if file.is_dir() else file
+    try:
+        return _load(model, file, masks)
+    except ValueError as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{error} (in {str(file)!r})") from error
+
+
+def _load(model: nn.Module, file: Path, masks: str) -> nn.Module:
+    tensors, description = read_saved(file)
     stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
     present = masked_layers(model)
     lacking = [name for name in present if name not in stored]
@@ -181,6 +162,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
     plain = {name: value for name, value in tensors.items() if not _is_mask(name)}
     _check_fit(model, plain)
     _check_masks(model, stored)
+    _check_hash(description, tensors)
     if masks != "stored":
         # What the checkpoint pruned stays zero, even where its masks are not taken over.
         pruned = {f"{name}.weight" if name else "weight": words for name, words in stored.items()}

@@ -30,6 +30,8 @@ class Mask:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.words, Tensor):
+            raise TypeError(f"Mask: words: expected an int32 tensor, got {type(self.words).__name__}")
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         check_words("Mask", self.words, self.shape, "a mask of shape")
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from sparsekit.console import OUT, Json, reported
+from sparsekit.console import OUT, Json, print_json, reported
 
 NETWORKS = "mlp, convnet, resnet20, resnet56, resnet18, vgg16, timm:NAME, torchvision:NAME, module:function."
 
@@ -52,7 +51,7 @@ def speed(
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             report = measure(model, images, sparsity=sparsity, pattern=pattern, backward=backward, repeats=repeats)
         if as_json:
-            print(json.dumps(asdict(report), indent=2))
+            print_json(asdict(report))
         else:
             _show(report, network)
 

@@ -13,25 +13,42 @@ import pytest
 import sparsekit as sk
 
 ROOT = Path(__file__).parents[1]
+FAMILIES = (
+    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli",
+)  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
-    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks"],
+    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "state_tree", "random_state"],
+    ["tensor_file"],
     ["patterns"],
     ["ops"],
     ["mask"],
-    ["unit_masks"],
+    ["unit_masks", "structure"],
     ["projection", "nn"],
     ["gradients", "optim"],
     ["pruners"],
-    ["io", "distributed", "doctor", "layer_speed"],
+    ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
+    ["inspection", "model_card"],
+    ["mask_diff", "export"],
     ["sparsekit"],  # the package's __init__: the public names
     ["benchmarks"],
     ["console"],  # what the commands share
-    ["bench_cli", "speed_cli"],  # commands in files of their own
+    ["recipe_cli"],  # options of the commands that run recipes
+    ["config_cli"],  # options from files
+    [
+        "bench_cli",
+        "compare_cli",
+        "diff_cli",
+        "doctor_cli",
+        "export_cli",
+        "inspect_cli",
+        "prune_cli",
+        "speed_cli",
+    ],  # commands in files of their own
     ["cli"],
-    ["__main__"],
+    ["__main__", "cli_docs"],
 ]
-LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks"]
+LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks", "state_tree"]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
 FLOOR = {unit: i for i, units in enumerate(FLOORS) for unit in units}
 PYTHON = sorted(p for folder in ("sparsekit", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
@@ -42,14 +59,14 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # What `from sparsekit import *` gives: a name more or less is a decision, so it is made here too.
 # fmt: off
 PUBLIC = [
-    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "ERK", "Filter",
-    "Geometric", "Global", "IMP", "IMPOptions", "Linear", "Mask", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d",
-    "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
-    "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured",
-    "cached_weights", "captured", "check_ranks", "compacted_filters", "dense_gradient", "dense_gradients",
-    "dense_state_dict", "diagnose", "effective_weights", "finalize", "prepared_weights",
-    "frozen_batchnorm", "gradients_at", "guard_", "kept_count", "load", "masked_layers", "masks",
-    "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
+    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "ERK", "ExportReport", "Filter",
+    "Geometric", "Global", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW",
+    "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP",
+    "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform",
+    "Unstructured", "cached_weights", "captured", "check_ranks", "compacted_filters", "dense_gradient", "dense_gradients",
+    "dense_state_dict", "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at",
+    "guard_", "inspect", "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights",
+    "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 
@@ -126,7 +143,9 @@ def test_patterns_import_nothing_of_ours_but_nm() -> None:
     assert modules <= {"torch", "sparsekit", *sys.stdlib_module_names}
 
 
-COMMANDS = {"sparsekit/bench_cli.py", "sparsekit/cli.py", "sparsekit/speed_cli.py"}
+SHARED = ("config_cli", "recipe_cli")
+COMMANDS = {f"sparsekit/{name}.py" for name in (*FAMILIES, *SHARED, "cli")}
+ROOF = (*FAMILIES, *SHARED, "cli", "cli_docs", "console")
 
 
 def test_only_the_cli_knows_the_benchmarks() -> None:
@@ -135,13 +154,12 @@ def test_only_the_cli_knows_the_benchmarks() -> None:
 
 
 def test_nobody_imports_the_roof() -> None:
-    importers = {
-        (unit, relative(p))
-        for p in PYTHON
-        for _, unit in edges(p)
-        if unit in ("console", "bench_cli", "speed_cli", "cli")
+    importers = {(unit, relative(p)) for p in PYTHON for _, unit in edges(p) if unit in ROOF}
+    allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, "config_cli")}
+    allowed |= {("cli", "sparsekit/__main__.py"), ("recipe_cli", "sparsekit/config_cli.py")}
+    allowed |= {("recipe_cli", "sparsekit/export_cli.py"), ("cli", "sparsekit/cli_docs.py")} | {
+        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("compare", "prune")
     }
-    allowed = {("cli", "sparsekit/__main__.py"), ("bench_cli", "sparsekit/cli.py"), ("speed_cli", "sparsekit/cli.py")}
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 
 
@@ -231,7 +249,7 @@ def test_public_names_exist_and_are_documented(name: str) -> None:
 def test_importing_the_package_is_light() -> None:
     heavy = {"torchvision", "timm", "matplotlib", "scipy", "sklearn", "typer", "rich", "jinja2", "triton"}
     for path in PYTHON:
-        if unit_of(module_of(path)) in ("benchmarks", "console", "bench_cli", "speed_cli", "cli", "kernels"):
+        if unit_of(module_of(path)) in ("benchmarks", "kernels", *ROOF):
             continue
         top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
         names = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,8 +101,8 @@ def guard(model: nn.Module, other: nn.Module) -> None:
     sk.guard_(sgd(other.parameters()), model)
 
 
-def put_mask(layer: Any) -> None:
-    layer.mask = MASK
+def put_mask(layer: Any, *mask: Any) -> None:
+    (layer.mask,) = mask or (MASK,)
 
 
 def allocate(allocation: Any, units: Any, sparsity: Any) -> None:
@@ -155,6 +156,9 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude):
     case(n, "an empty loader", V, text, fit, kind, [])
     case(n, "a used-up loader", V, text, fit, kind, iter([BATCH]))
     case(n, "an empty state", V, f"{n}: load_state_dict: expected pruner '{n}', got None", load_state, kind, {})
+    text = f"{n}: load_state_dict: expected a state dict, got NoneType"
+    case(n, "no state", T, text, load_state, kind, None)
+    case(n, "no loader", T, f"{n}: loader: expected an iterable of batches, got NoneType", fit, kind, None)
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
@@ -233,6 +237,8 @@ for thing, arguments, error, text in (
     ("OneShotMagnitude", {"recalibrate": -1}, V, "recalibrate: expected an int >= 0, got -1"),
 ):
     case(thing, ", ".join(arguments), error, f"{thing}: {text}", make, getattr(sk, thing), **arguments)
+text = "BiP: schedule: expected a callable iteration -> sparsity, got 3"
+case("BiP", "a schedule that is a number", T, text, make, sk.BiP, schedule=3)
 case("BiP", "a schedule out of range", V, f"Global: sparsity: {RANGE} 2.0", make, sk.BiP, schedule=lambda step: 2.0)
 
 for thing, option, value, text in (
@@ -344,6 +350,15 @@ for thing, what, error, text, call in (
         "batches: expected at least one batch",
         partial(sk.recalibrate_batchnorm, NORMED, iter([])),
     ),
+    ("set_masks", "no masks", T, "masks: expected masks by layer name, got list", partial(sk.set_masks, net(), [MASK])),
+    (
+        "set_masks",
+        "a tensor",
+        T,
+        "masks['0']: expected a Mask, got Tensor;",
+        partial(sk.set_masks, net(), {"0": BATCH}),
+    ),
+    ("Mask", "no words", T, "words: expected an int32 tensor, got NoneType", partial(sk.Mask, None, (3, 4))),
     ("Mask", "shape", V, "words: expected shape (3, 2) for a mask of shape (3, 40)", partial(sk.Mask, WORDS, (3, 40))),
     ("Mask", "dtype", T, "words: expected dtype torch.int32, got torch.int64", partial(sk.Mask, WORDS.long(), (3, 4))),
     ("Mask", "shapes", V, "operand: expected shape (6, 4), got (2, 2)", partial(both, sk.Mask.__and__, SMALL)),
@@ -380,6 +395,9 @@ for layer, x, text in (
     case(type(layer).__name__, "an input of another shape", V, text, layer, x)
     text = f"mask: expected shape {tuple(layer.weight.shape)}, got (6, 4)"
     case("MaskedLayer", f"a mask of another shape for {type(layer).__name__}", V, text, put_mask, layer)
+
+text = "mask: expected a Mask, got NoneType; Mask.from_dense packs a bool tensor"
+case("MaskedLayer", "no mask", T, text, put_mask, sk.MaskedLinear(3, 2), None)
 
 # Selection
 for what, args, arguments, error, text in (
@@ -482,12 +500,94 @@ for thing, what, error, text, args in (
     ("load", "masks", V, "masks: expected one of stored, dense, infer, got 'all'", (net(), "never", "all")),
 ):
     case(thing, what, error, f"{thing}: {text}", getattr(sk, thing), *args)
+for what, error, text, path, given in (
+    ("no path", T, "path: expected a str or Path, got NoneType", None, {}),
+    ("a folder", V, "path: expected a file, got the folder", Path(__file__).parent, {}),
+    ("no model", T, "model: expected Module, got int", "never", {"model": 3}),
+    ("no pruner", T, "pruner: expected BasePruner, got int", "never", {"pruner": 3}),
+    ("no optimizer", T, "optimizer: expected Optimizer, got int", "never", {"optimizer": 3}),
+    ("a reserved name", V, "rng: expected another name, got that of the random", "never", {"rng": 3}),
+    ("a set", T, "seen: expected tensors, numbers, strings, bytes, None and dicts,", "never", {"seen": {1, 2}}),
+    ("a sparse tensor", V, "x: expected a dense tensor with data, got", "never", {"x": BATCH.to_sparse()}),
+    ("a meta tensor", V, "x: expected a dense tensor with data, got", "never", {"x": BATCH.to("meta")}),
+):
+    case("save_checkpoint", what, error, f"save_checkpoint: {text}", partial(sk.save_checkpoint, path, **given))
+for what, error, text, path, given in (
+    ("no path", T, "path: expected a str or Path, got int", 3, {}),
+    ("no file", V, "path: expected a checkpoint, got 'never', which is no file", "never", {}),
+    ("no model", T, "model: expected Module, got int", "never", {"model": 3}),
+    ("no state", T, "epoch: expected an object with load_state_dict, got 3", "never", {"epoch": 3}),
+):
+    case("load_checkpoint", what, error, f"load_checkpoint: {text}", partial(sk.load_checkpoint, path, **given))
 for what, error, text, arguments, options in (
     ("no module", T, "model: expected a torch.nn.Module, got int", (3, torch.ones(1)), {}),
     ("repeats", V, "repeats: expected an int >= 1, got 0", (net(), torch.ones(2, 4)), {"repeats": 0}),
     ("a bool for repeats", V, "repeats: expected an int >= 1, got True", (net(), torch.ones(2, 4)), {"repeats": True}),
 ):
     case("speed", what, error, f"speed: {text}", partial(sk.speed, *arguments, **options))
+for thing, what, error, text, args in (
+    ("inspect", "no model", T, "inspect: source: expected a torch.nn.Module or a path, got int", (3,)),
+    ("inspect", "nothing masked", V, "inspect: source: expected masked layers, got none", (plain(),)),
+    ("inspect", "a meta tensor", V, "inspect: source: expected tensors with data", (nn.Linear(2, 2, device="meta"),)),
+    ("inspect", "no file", V, "load: path: expected a directory with model.safetensors or a safetensors", ("never",)),
+    (
+        "inspect",
+        "no such layer",
+        V,
+        "inspect: layers: expected a glob that matches one of 0, 2, got 'fc'",
+        (net(), "fc"),
+    ),
+    ("diff", "no masks", T, "diff: b: expected a Module, masks or a path, got NoneType", (net(), None)),
+    ("diff", "no Mask", T, "diff: a: expected values of type Mask, got int", ({"0": 1}, net())),
+    ("diff", "an empty dict", V, "diff: a: expected at least one mask, got none", ({}, net())),
+    (
+        "diff",
+        "no layer in common",
+        V,
+        "diff: b: expected layers of a (fc), got 0, 2",
+        ({"fc": sk.Mask.full((2, 2))}, net()),
+    ),
+    (
+        "diff",
+        "another shape",
+        V,
+        "diff: b['0']: expected shape (2, 2), got (6, 4)",
+        ({"0": sk.Mask.full((2, 2))}, net()),
+    ),
+    ("export", "no model", T, "export: model: expected a torch.nn.Module, got int", (3, "a.pt2")),
+    ("export", "no path", T, "export: path: expected a str or Path, got NoneType", (net(), None)),
+    (
+        "export",
+        "an unknown end",
+        V,
+        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        (net(), "a.b"),
+    ),
+    (
+        "export",
+        "a format",
+        V,
+        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        (net(), "a", "pb"),
+    ),
+    ("export", "a folder", V, "export: path: expected a file for onnx, got the folder", (net(), ".", "onnx")),
+    ("export", "no example", V, "export: example: expected inputs with two or more entries", (net(), "never/a.pt2")),
+):
+    case(thing, what, error, text, getattr(sk, thing), *args)
+
+
+def export_of(example: Any) -> None:
+    sk.export(net(), "never/a.onnx", example=example)
+
+
+for what, got in (
+    ("one entry", torch.ones(1, 4)),
+    ("a scalar", torch.ones(())),
+    ("a list with a text", [torch.ones(2, 4), "x"]),
+    ("a number", 3),
+    ("two lengths", [torch.ones(2, 4), torch.ones(3, 4)]),
+):
+    case("export", f"example: {what}", V, "export: example: expected inputs ", export_of, got)
 
 
 for kind in (sk.MaskedSGD, sk.MaskedAdamW):
@@ -521,7 +621,15 @@ case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PR
 # These take any Module, or nothing at all.
 TOTAL = {"dense_gradient", "dense_state_dict", "diagnose", "frozen_batchnorm", "masked_layers", "masks", "summary"}
 # A protocol, a warning and results: nobody calls them.
-NOT_CALLED = {"Pruner", "CollapseWarning", "SparsifyReport", "SpeedReport"}
+NOT_CALLED = {
+    "Pruner",
+    "CollapseWarning",
+    "SparsifyReport",
+    "SpeedReport",
+    "Inspection",
+    "MaskDifference",
+    "ExportReport",
+}
 
 
 @pytest.mark.parametrize(
@@ -533,7 +641,7 @@ def test_bad_input(error: type[Exception], text: str, call: Callable[[], Any]) -
     message = str(caught.value)
     assert type(caught.value) is error and message.startswith(text), message
     # The setter of a layer's mask is the one that has no argument to name.
-    assert re.match(r"[A-Za-z_]\w*: .+: expected .+, got .+", message) or message.startswith("mask: expected shape")
+    assert re.match(r"[A-Za-z_]\w*: .+: expected .+, got .+", message) or message.startswith("mask: expected ")
 
 
 def test_every_public_name_is_in_the_table() -> None:

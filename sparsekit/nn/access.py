@@ -55,8 +55,13 @@ def _check_names(function: str, given: Mapping[str, object], layers: Mapping[str
 def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
     """Copy ``masks`` into the layers named, in place; others stay. All shapes are checked before any mask changes."""
     layers = masked_layers(model)
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"set_masks: masks: expected masks by layer name, got {type(masks).__name__}")
     _check_names("set_masks: masks", masks, layers)
     for name, mask in masks.items():
+        if not isinstance(mask, Mask):
+            got = f"{type(mask).__name__}; Mask.from_dense packs a bool tensor"
+            raise TypeError(f"set_masks: masks[{name!r}]: expected a Mask, got {got}")
         if mask.shape != tuple(layers[name].weight.shape):
             raise ValueError(
                 f"set_masks: masks[{name!r}]: expected shape {tuple(layers[name].weight.shape)}, got {mask.shape}"

@@ -62,6 +62,8 @@ class MaskedLayer(nn.Module):
 
     @mask.setter
     def mask(self, mask: Mask) -> None:
+        if not isinstance(mask, Mask):
+            raise TypeError(f"mask: expected a Mask, got {type(mask).__name__}; Mask.from_dense packs a bool tensor")
         if mask.shape != tuple(self.weight.shape):
             raise ValueError(f"mask: expected shape {tuple(self.weight.shape)}, got {mask.shape}")
         with torch.no_grad():

@@ -18,12 +18,11 @@ from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_sparsity, cycle
+from sparsekit.pruners.checks import check_keys, checked_count, checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
 from sparsekit.pruners.metrics import CollapseWarning as CollapseWarning
 from sparsekit.pruners.metrics import Metrics, warn_of_collapse
 from sparsekit.pruners.ranks import Ranks
-from sparsekit.pruners.states import checked_step
 
 READ_EVERY = 100
 
@@ -235,13 +234,30 @@ class BasePruner:
         """See Pruner; the model's own state_dict has weights and masks."""
         return {"config": self._config(), "step": self._step, "cost": self.cost.state_dict()}
 
+    def _check_state(self, where: str, state: Any) -> None:
+        """Raise before anything changes; ``where`` begins the error."""
+        check_keys(where, state, ())
+        given = state.get("config")
+        for key, own in self._config().items():
+            other = given.get(key) if isinstance(given, Mapping) else None
+            if other != own:
+                raise ValueError(f"{where}: expected {key} {own!r}, got {other!r}")
+        check_keys(where, state, self.state_dict())
+        checked_count(where, "step", state["step"], 0)
+        self.cost.check_state(f"{where}: cost", state["cost"])
+
+    def _agree_on(self, state: Any) -> None:
+        """Raise on all ranks if any of them must not take over its state."""
+        self.ranks.alike("load_state_dict", lambda: self._check_state(f"{self.name}: load_state_dict", state))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state made by the same class with the same arguments. Load the model's state as well.
 
         Raises:
-            ValueError: the state belongs to another class, or to other arguments; nothing has changed then.
+            ValueError, TypeError: no state, or one of another class or other arguments; nothing has changed then.
         """
-        step = self.ranks.alike("load_state_dict", lambda: checked_step(self.name, self._config(), state))
+        self._agree_on(state)
+        step = int(state["step"])
         self.ranks.alike("load_state_dict", lambda: None, step=step)
         self._step, self._loaded = step, True
         self.cost.load_state_dict(state["cost"])

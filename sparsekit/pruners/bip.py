@@ -15,7 +15,6 @@ The second term of the upper step is the implicit gradient through theta*(m), wi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -31,9 +30,10 @@ from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
+from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state
 
 
 class BiP(BasePruner):
@@ -80,6 +80,8 @@ class BiP(BasePruner):
             projection = Projection(allocation=Global(rounding="floor"))
         super().__init__(model, loss, sparsity, projection)
         self.steps = checked_count("BiP", "steps", steps)
+        if not (schedule is None or callable(schedule)):
+            raise TypeError(f"BiP: schedule: expected a callable iteration -> sparsity, got {schedule!r}")
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
         self.gamma, self._upper_lr = float(gamma), float(upper_lr)
         self._check_lower(lower)
@@ -229,12 +231,17 @@ class BiP(BasePruner):
         own = {"steps": self.steps, "gamma": self.gamma, "upper_lr": self._upper_lr, "options": asdict(self.options)}
         return super()._config() | own
 
+    def _check_state(self, where: str, state: Any) -> None:
+        super()._check_state(where, state)
+        check_tensors(f"{where}: scores", state["scores"], {} if self.options.tied else self.scores)
+        for optimizer, key in ((self.upper, "upper"), (self.lower, "lower")):
+            check_optimizer_state(optimizer, state[key])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
         super().load_state_dict(state)
         with torch.no_grad():
             for name, value in state["scores"].items():
                 self.scores[name].copy_(value)
-        # Optimizers take over the tensors that they are given: without copies the caller's state would move along.
-        self.upper.load_state_dict(copy.deepcopy(state["upper"]))
-        self.lower.load_state_dict(copy.deepcopy(state["lower"]))
+        load_optimizer_state(self.upper, state["upper"])
+        load_optimizer_state(self.lower, state["lower"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
+
+from torch import Tensor
 
 
 def checked_sparsity(function: str, sparsity: Any) -> float:
@@ -29,11 +31,35 @@ def checked_count(function: str, argument: str, value: Any, least: int = 1) -> i
     return value
 
 
+def check_keys(function: str, state: Any, own: Iterable[str]) -> None:
+    """Raise unless ``state`` is a mapping with the keys of ``own`` at least; an error names ``function``."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{function}: expected a state dict, got {type(state).__name__}")
+    if missing := [key for key in own if key not in state]:
+        raise ValueError(f"{function}: expected a state of this pruner, got one without {missing[0]!r}")
+
+
+def check_tensors(function: str, given: Any, own: Mapping[str, Tensor]) -> None:
+    """Raise unless ``given`` has tensors of real numbers under the names and in the shapes of ``own``."""
+    if not isinstance(given, Mapping) or given.keys() != own.keys():
+        got = ", ".join(map(str, list(given)[:5])) if isinstance(given, Mapping) else type(given).__name__
+        raise ValueError(f"{function}: expected tensors of {', '.join(list(own)[:5])}, got {got}")
+    for name, value in given.items():
+        if not isinstance(value, Tensor) or value.shape != own[name].shape or not value.is_floating_point():
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{function}[{name!r}]: expected floats of shape {tuple(own[name].shape)}, got {got}")
+
+
 def cycle(function: str, loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of ``loader`` for ever. Raises ValueError when a whole pass over it gives none.
+    """Batches of ``loader`` for ever.
 
     A sampler with ``set_epoch``, as DistributedSampler has, is told the number of each pass, so that orders differ.
+
+    Raises:
+        TypeError: it cannot be iterated over. ValueError: a whole pass over it gives none.
     """
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise TypeError(f"{function}: loader: expected an iterable of batches, got {type(loader).__name__}")
     set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
     for epoch in count():
         empty = True

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsekit.pruners.checks import check_keys, checked_count
+
 
 def batch_size(batch: Any) -> int:
     """Samples in a batch: dim 0 of its first tensor; 0 where that cannot be told."""
@@ -72,6 +74,15 @@ class Cost:
         """Counters as plain numbers."""
         seconds = self.selection_seconds
         return {"steps": self.steps, "passes": self.passes, "samples": self.samples, "selection_seconds": seconds}
+
+    @staticmethod
+    def check_state(where: str, state: Any) -> None:
+        """Raise ValueError or TypeError, which begins with ``where``, if ``state`` is none of these."""
+        check_keys(where, state, ("steps", "passes", "samples", "selection_seconds"))
+        for name in ("steps", "passes", "samples"):
+            checked_count(where, name, state[name], 0)
+        if not isinstance(state["selection_seconds"], (int, float)):
+            raise ValueError(f"{where}: selection_seconds: expected a number, got {state['selection_seconds']!r}")
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take over counters."""

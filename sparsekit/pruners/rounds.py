@@ -13,7 +13,6 @@ a phase the model is what that phase made of it, ready to be evaluated, and the 
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
@@ -29,8 +28,10 @@ from sparsekit.ops import shards, unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
+from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
 from sparsekit.pruners.metrics import Metrics
+from sparsekit.pruners.optimizer_state import load_optimizer_state
 from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -98,7 +99,9 @@ class RoundPruner(BasePruner):
         self.phases = phases
         self.ends = tuple(accumulate(phase.steps for phase in phases))
         self._factory = optimizer
-        self._states = {name: checked_state(self.name, model, state) for name, state in (states or {}).items()}
+        self._states = {
+            name: checked_state(f"{self.name}: rewind_state", model, state) for name, state in (states or {}).items()
+        }
         self._captures = dict(captures or {})
         self._optimizer: torch.optim.Optimizer | None = None
         self._capture(0)
@@ -155,7 +158,7 @@ class RoundPruner(BasePruner):
             restore(self.model, self._states[phase.rewind])
         self._opened = index
         if phase.trains:
-            self._renew_optimizer(phase)
+            self._optimizer, self._rate = self._fresh_optimizer(phase)
         return moved
 
     def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], Key]:
@@ -174,7 +177,7 @@ class RoundPruner(BasePruner):
             scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
         return scores, "value" if single else "magnitude"
 
-    def _renew_optimizer(self, phase: Phase) -> None:
+    def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None
         optimizer = self._factory([p for p in self.model.parameters() if p.requires_grad])
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -182,7 +185,7 @@ class RoundPruner(BasePruner):
             raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
         if optimizer is self._optimizer or optimizer.state:
             raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
-        self._optimizer, self._rate = optimizer, LearningRate(optimizer, phase.curve)
+        return optimizer, LearningRate(optimizer, phase.curve)
 
     def _capture(self, step: int) -> None:
         if step in self._captures:
@@ -200,14 +203,26 @@ class RoundPruner(BasePruner):
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"rounds": self._plan()}
 
+    def _check_state(self, where: str, state: Any) -> None:
+        super()._check_state(where, state)
+        opened = checked_count(where, "opened", state["opened"], 0)
+        if opened >= len(self.phases):
+            raise ValueError(f"{where}: opened: expected one of {len(self.phases)} phases, got {opened}")
+        check_keys(f"{where}: states", state["states"], self._states)
+        for name, tensors in state["states"].items():
+            checked_state(f"{where}: states[{name!r}]", self.model, tensors)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
+        self._agree_on(state)
+        phase, renewed = self.phases[state["opened"]], None
+        if phase.trains:
+            renewed = self._fresh_optimizer(phase)
+            load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
-        self._states = {name: dict(tensors) for name, tensors in state["states"].items()}
+        where = f"{self.name}: load_state_dict"
+        self._states = {n: checked_state(f"{where}: states[{n!r}]", self.model, t) for n, t in state["states"].items()}
         self._opened = int(state["opened"])
         self._optimizer = None
-        if state["optimizer"] is not None:
-            self._renew_optimizer(self.phases[self._opened])
-            assert self._optimizer is not None
-            # A copy: torch would share the tensors, and training on would change the caller's state.
-            self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        if renewed:
+            self._optimizer, self._rate = renewed

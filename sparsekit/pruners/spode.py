@@ -22,6 +22,7 @@ each layer otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from math import prod
@@ -38,7 +39,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners import flow
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import batchnorm_policy
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.polarisers import polarise
 from sparsekit.pruners.spode_options import SpODEOptions, checked_arguments
@@ -217,6 +218,14 @@ class SpODE(BasePruner):
         own: dict[str, Any] = {"start": self._start, "density": self.density}
         own |= {key: {n: t.clone() for n, t in getattr(self, key).items()} for key in ("gates", "scores")}
         return super().state_dict() | own
+
+    def _check_state(self, where: str, state: Any) -> None:
+        super()._check_state(where, state)
+        check_tensors(f"{where}: gates", state["gates"], self.gates)
+        check_tensors(f"{where}: scores", state["scores"], self.weights if state["scores"] else {})
+        for name in ("start", "density"):
+            if not isinstance(state[name], (int, float)) or not math.isfinite(state[name]):
+                raise ValueError(f"{where}: {name}: expected a finite number, got {state[name]!r}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""

@@ -35,14 +35,14 @@ def _without_masks(network: nn.Module, state: Mapping[str, Any]) -> dict[str, An
     return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in rest.items()}
 
 
-def checked_state(function: str, model: nn.Module, state: Any) -> dict[str, Any]:
-    """Copy of ``state`` if it has just the network's names and shapes (masks aside), else an error.
+def checked_state(where: str, model: nn.Module, state: Any) -> dict[str, Any]:
+    """Copy of ``state`` if it has just the network's names and shapes (masks aside), else an error beginning with ``where``.
 
     Of a model in DistributedDataParallel the state may be that of the wrapper or of the network. Whole tensors of a model
     under fully_shard become DTensors.
     """
     if not isinstance(state, Mapping):
-        raise TypeError(f"{function}: rewind_state: expected a state dict of the model, got {type(state).__name__}")
+        raise TypeError(f"{where}: expected a state dict of the model, got {type(state).__name__}")
     network = replicas.unwrapped(model)
     own = network.state_dict()
     given = _without_masks(network, _unprefixed(state, own.keys()) if network is not model else state)
@@ -50,11 +50,13 @@ def checked_state(function: str, model: nn.Module, state: Any) -> dict[str, Any]
     for problem, names in (("missing", wanted - given.keys()), ("unknown", given.keys() - wanted)):
         if names:
             got = f"{problem} {', '.join(sorted(names)[:5])}"
-            raise ValueError(f"{function}: rewind_state: expected the keys of the model's state_dict, got {got}")
+            raise ValueError(f"{where}: expected the keys of the model's state_dict, got {got}")
     for name, value in given.items():
+        if isinstance(own[name], Tensor) and not isinstance(value, Tensor):
+            raise ValueError(f"{where}[{name!r}]: expected a tensor, got {type(value).__name__}")
         if isinstance(value, Tensor) and value.shape != own[name].shape:
             expected, got = tuple(own[name].shape), tuple(value.shape)
-            raise ValueError(f"{function}: rewind_state[{name!r}]: expected shape {expected}, got {got}")
+            raise ValueError(f"{where}[{name!r}]: expected shape {expected}, got {got}")
     return {name: shards.spread_as(v, own[name]) if isinstance(v, Tensor) else v for name, v in given.items()}
 
 
@@ -80,12 +82,3 @@ def restore(model: nn.Module, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
-
-
-def checked_step(name: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> int:
-    """The step of a pruner's state, if that belongs to this configuration."""
-    given = state.get("config", {})
-    for key, own in config.items():
-        if given.get(key) != own:
-            raise ValueError(f"{name}: load_state_dict: expected {key} {own!r}, got {given.get(key)!r}")
-    return int(state["step"])

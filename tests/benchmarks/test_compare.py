@@ -18,8 +18,8 @@ from torch import Tensor
 
 import sparsekit as sk
 from sparsekit.allocation import kept_count
-from sparsekit.benchmarks import compare as module
-from sparsekit.benchmarks import engine, forecast
+from sparsekit.benchmarks import engine, forecast, training
+from sparsekit.benchmarks import one_run as module
 from sparsekit.benchmarks.compare import ROWS, Silent, compare, grid, run_model, total_steps
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.methods import METHODS, as_method
@@ -213,7 +213,7 @@ class Spy:
 
         monkeypatch.setattr(module, "Start", start)
         monkeypatch.setattr(module, "cross_entropy", loss)
-        monkeypatch.setattr(engine, "cross_entropy", loss)
+        monkeypatch.setattr(training, "cross_entropy", loss)
 
 
 def test_all_methods_start_from_one_network_and_see_one_order(

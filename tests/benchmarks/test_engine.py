@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 import sparsekit as sk
 from sparsekit.benchmarks import engine
-from sparsekit.benchmarks.engine import Workbench, accuracy, cross_entropy, train
+from sparsekit.benchmarks.engine import Workbench, accuracy
 from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.training import cross_entropy, train
 
 pytest.importorskip("sklearn")
 

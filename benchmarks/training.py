@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain training: the loss, the loop, and the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
+
+OnStep = Callable[[], None]
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean cross-entropy of ``model`` on a batch (images, labels)."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+def ignore() -> None:
+    """A step callback that does nothing."""
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds, after everything queued on the device is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def train(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    curve: Curve = CURVES["cosine"],
+    on_step: OnStep = ignore,
+    first: int = 0,
+) -> None:
+    """Train for ``steps`` batches, of which ``first`` are done.
+
+    Raises:
+        ValueError: at the end of a check interval in which the loss was not finite.
+    """
+    model.train()
+    rate = LearningRate(optimizer, curve)
+    finite = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
+    for step in range(first, steps):
+        rate.set(step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(model, next(batches))
+        loss.backward()
+        optimizer.step()
+        finite = finite & torch.isfinite(loss.detach())
+        # Looking makes the host wait for the device, so it is done once in a while.
+        if (step % 50 == 49 or step + 1 == steps) and not bool(finite):
+            raise ValueError(f"train: loss: expected finite values, got NaN or inf by step {step + 1}")
+        on_step()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparsekit prune`` and ``resume``: one network, one method, one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.recipe_cli import (
+    BatchSize,
+    Data,
+    DenseEpochs,
+    Device,
+    Epochs,
+    Limit,
+    NetworkName,
+    Root,
+    Threads,
+    recipe_of,
+    set_threads,
+)
+
+Every = Annotated[float, typer.Option(help="Seconds between checkpoints of the run; 0 for one after each step.")]
+KEPT = "the run is kept in its folder, `sparsekit resume {}` goes on from there"
+
+
+def prune(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model (model.safetensors, sparsity.json).")],
+    method: Annotated[str, typer.Option(help="One method; see compare.")] = "bip",
+    sparsity: Annotated[float, typer.Option(help="Fraction removed, in [0, 1).")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the network and of the data order.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Dense safetensors to start from; trained here if absent.")
+    ] = None,
+    data: Data = "digits",
+    network: NetworkName = None,
+    limit: Limit = None,
+    dense_epochs: DenseEpochs = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    threads: Threads = None,
+    root: Root = Path(".data"),
+    checkpoint_every: Every = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Prune one network with one method and save it; interrupted, it goes on with the same command or with resume."""
+    with reported(KEPT.format(out)):
+        from sparsekit.benchmarks import compare as job
+        from sparsekit.benchmarks.methods import as_method
+        from sparsekit.benchmarks.recipe import RunConfig
+        from sparsekit.benchmarks.run_folder import RunFile, check_free, digest_of
+
+        config = RunConfig(method, sparsity, seed, recipe_of(context.params))
+        as_method(method)
+        bench = job.Workbench(config.recipe, out, root, _checked(checkpoint_every))
+        if weights is not None:
+            bench.adopt(seed, weights)
+        run = RunFile(config, threads, str(root.resolve()), digest_of(weights) if weights else None)
+        check_free(out, run)
+        run.write(out)
+        if weights is not None:
+            bench.keep_adopted(seed)
+        _finish(run, bench, out, as_json)
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(help="What prune was given as --out.")],
+    checkpoint_every: Every = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run of prune that was interrupted or killed: on a CPU bit by bit as if nothing had happened."""
+    with reported(KEPT.format(folder)):
+        from sparsekit.benchmarks import compare as job
+        from sparsekit.benchmarks.run_folder import RunFile
+
+        run = RunFile.read(folder)
+        if run.row is not None:
+            if as_json:
+                print(json.dumps(run.row, indent=2))
+            else:
+                OUT.print(f"finished: {folder}", highlight=False)
+            return
+        set_threads(run.threads, run.config.recipe.data)
+        bench = job.Workbench(run.config.recipe, folder, run.root, _checked(checkpoint_every))
+        if run.weights is not None:
+            bench.adopt_again(run.config.seed)
+        _finish(run, bench, folder, as_json)
+
+
+def _checked(every: float) -> float:
+    if not every >= 0:
+        raise ValueError(f"--checkpoint-every: expected seconds >= 0, got {every}")
+    return every
+
+
+def _finish(run: Any, bench: Any, out: Path, as_json: bool) -> None:
+    """Take the run to its end, save the model, then say in the folder that it is done."""
+    from dataclasses import replace
+
+    from sparsekit.benchmarks.one_run import keeper_of, run_model
+    from sparsekit.benchmarks.progress import TerminalProgress
+    from sparsekit.io import save
+    from sparsekit.nn import summary
+
+    with TerminalProgress(ERR, [run.config], bench.epoch_images) as progress, bench.stop.installed():
+        model, row = run_model(run.config, bench, progress)
+    save(model, out)
+    replace(run, row=row).write(out)
+    keeper_of(run.config, bench).remove()
+    if as_json:
+        print(json.dumps(row, indent=2))
+        return
+    OUT.print(summary(model), highlight=False)
+    OUT.print(f"test accuracy {row['result']['test_accuracy']:.2%} (dense {row['dense']['test_accuracy']:.2%})")
+    OUT.print(f"saved: {out}", highlight=False)
