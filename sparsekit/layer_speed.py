@@ -196,12 +196,15 @@ def _measure(name: str, layer: MaskedLayer, x: Tensor, timer: _Timer) -> LayerSp
         OWN: lambda: layer(x),
     }
     rows, columns = (mask.flatten(1).any(1), mask.transpose(0, 1).flatten(1).any(1))
+    if layer.transposed:
+        rows, columns = columns, rows
     sources = [x, weight, *([] if bias is None else [bias])]
     if (cut := _cut(layer, x, rows, columns)) is not None:
         functions[CUT] = lambda: _plain(layer, *cut)
         sources += [t for t in cut if t is not None]
     seconds, ratios, spread = timer(functions, sources)
     op = "masked_linear" if weight.ndim == 2 else f"masked_conv{weight.ndim - 2}d"
+    op = "mask_weight" if layer.transposed else op
     kept, whole = float(mask.float().mean()), (int(rows.sum()), int(columns.sum()))
     route = ops.capabilities()[op].get(x.device.type, "torch")
     kind = type(layer).__name__.removeprefix("Masked")
@@ -209,7 +212,9 @@ def _measure(name: str, layer: MaskedLayer, x: Tensor, timer: _Timer) -> LayerSp
 
 
 def _plain(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias) if weight.ndim == 2 else layer._conv_forward(x, weight, bias)
+    if weight.ndim == 2:
+        return F.linear(x, weight.t() if layer.transposed else weight, bias)
+    return layer._conv_forward(x, weight, bias)
 
 
 def _cut(layer: Any, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
@@ -219,7 +224,9 @@ def _cut(layer: Any, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, 
         return None
     channel = x.ndim - 1 if layer.weight.ndim == 2 else x.ndim - layer.weight.ndim + 1
     kept = columns.nonzero().flatten()
-    weight = layer.masked_weight()[rows][:, columns].contiguous().requires_grad_(x.requires_grad)
+    weight = layer.masked_weight()
+    weight = weight[columns][:, rows] if layer.transposed else weight[rows][:, columns]
+    weight = weight.contiguous().requires_grad_(x.requires_grad)
     bias = None if layer.bias is None else layer.bias.detach()[rows].requires_grad_(x.requires_grad)
     return x.detach().index_select(channel, kept).requires_grad_(x.requires_grad), weight, bias
 

@@ -10,15 +10,16 @@ from sparsekit.nn.access import (
     masked_layers,
     masks,
     set_masks,
-    summary,
 )
 from sparsekit.nn.attach import SparsifyReport, finalize, sparsify
+from sparsekit.nn.averaged import AveragedModel as _AveragedModel  # noqa: F401  (its import installs a hook)
 from sparsekit.nn.batchnorm import frozen_batchnorm, recalibrate_batchnorm
 from sparsekit.nn.cached import cached_weights
 from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
 from sparsekit.nn.guard import guard_
 from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.nn.summary import summary
 
 __all__ = [
     "MaskedConv1d",

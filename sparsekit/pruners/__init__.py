@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from sparsekit.pruners.base import CollapseWarning, Metrics, Pruner
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.protocol import CollapseWarning, Metrics, Pruner
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Pruner protocol and what all pruners share: projection with its bookkeeping, one training step, fit, state."""
+"""What all pruners share: projection with its bookkeeping, one training step, fit, state."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,62 +18,11 @@ from sparsekit.nn.access import kept_weights, layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_sparsity, cycle
+from sparsekit.pruners.checks import check_orientation, checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
+from sparsekit.pruners.protocol import CollapseWarning, Metrics
 
 READ_EVERY = 100
-
-
-class CollapseWarning(UserWarning):
-    """A layer keeps no weight at all, so its output no longer depends on its input."""
-
-
-class Metrics(dict[str, Tensor]):
-    """Metrics of one step: name -> 0-d tensor on the model's device, so that a step never waits for the device.
-
-    ``read()`` waits, raises what went wrong on the device in the meantime, and gives floats.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], problems: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__(values)
-        self._problems = dict(problems or {})
-
-    def read(self) -> dict[str, float]:
-        """The values as floats. Raises ValueError for a NaN among the scores or a loss that is not finite."""
-        for message, flag in self._problems.items():
-            if bool(flag):
-                raise ValueError(message)
-        return {name: float(value) for name, value in self.items()}
-
-
-@runtime_checkable
-class Pruner(Protocol):
-    """A state machine over a sparsified model; the training loop stays the user's."""
-
-    model: nn.Module
-    cost: Cost
-
-    @property
-    def masks(self) -> Masks:
-        """Snapshot of the masks; valid and exact after every step."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Has the last step been taken?"""
-        ...
-
-    def step(self, batches: Iterator[Any]) -> Metrics:
-        """Advance by one step, pulling as many batches as the algorithm needs."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that, with the model's own state_dict, continues the run bit by bit."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by the same class with the same arguments."""
-        ...
 
 
 class BasePruner:
@@ -91,6 +40,7 @@ class BasePruner:
         self.model, self.loss = model, loss
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
+        check_orientation(self.name, self.projection, self.layers)
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}

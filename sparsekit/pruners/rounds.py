@@ -29,8 +29,9 @@ from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.ops import unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import BasePruner, Metrics
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.learning_rate import Curve, LearningRate
+from sparsekit.pruners.protocol import Metrics
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
