@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
+from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
 from sparsekit.pruners.protocol import CollapseWarning, Metrics, Pruner
@@ -17,6 +18,7 @@ __all__ = [
     "BiP",
     "BiPOptions",
     "CollapseWarning",
+    "Gradual",
     "IMPOptions",
     "Metrics",
     "OneShotMagnitude",

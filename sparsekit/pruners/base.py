@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.gradients import Loss
+from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks
 from sparsekit.nn.access import kept_weights, layers_by_weight
@@ -82,18 +83,27 @@ class BasePruner:
             self._warn_of_collapse()
         return Metrics(values, self._problems)
 
-    def fit(self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None) -> Masks:
+    def fit(
+        self,
+        loader: Iterable[Any],
+        on_step: Callable[[Metrics], None] | None = None,
+        logger: Logger | None = None,
+    ) -> Masks:
         """Run to the end, going through ``loader`` as often as needed.
 
         Args:
             loader: re-iterable source of batches.
             on_step: called with the metrics after every step.
+            logger: see sparsekit.loggers; it is given every step, and decides which ones to wait for.
         """
+        checked_logger(f"{self.name}.fit", logger)
         batches = cycle(self.name, loader)
         while not self.done:
             metrics = self.step(batches)
             if on_step is not None:
                 on_step(metrics)
+            if logger is not None:
+                logger.log(self._step, metrics)
             # On a GPU problems show only when somebody reads, and reading waits: a compromise between the two.
             if self.done or self._step % READ_EVERY == 0:
                 metrics.read()
