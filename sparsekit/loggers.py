@@ -52,7 +52,7 @@ def read(metrics: Values) -> dict[str, float]:
         ValueError: what ``Metrics.read`` raises, or a value of more than one entry.
     """
     if callable(own := getattr(metrics, "read", None)):
-        return own()
+        return own()  # pyright: ignore[reportReturnType]
     return {name: _number(name, value) for name, value in metrics.items()}
 
 

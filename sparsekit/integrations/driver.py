@@ -73,7 +73,7 @@ class Driver:
             self.pruner.load_state_dict(state["pruner"])
         self._model = model
 
-    def step(self, step: int, loader: Callable[[], Iterable[Any]]) -> dict[str, Tensor]:
+    def step(self, step: int, loader: Callable[[], Iterable[Any]]) -> Metrics:
         """Before training step ``step``; called several times for one step (accumulated gradients), it acts once.
 
         Args:
@@ -83,7 +83,7 @@ class Driver:
             The pruner's metrics and "sparsity", on the device; empty if there was nothing to do.
         """
         if step == self._last or self.pruner.done:
-            return {}
+            return Metrics({})
         self._last = step
         if self._batches is None:
             self._batches = _endless(self._function, loader)

@@ -22,7 +22,7 @@ from sparsekit.loggers import Logger
 from sparsekit.pruners.protocol import Pruner
 
 
-class PruningCallback(pl.Callback):
+class PruningCallback(pl.Callback):  # pyright: ignore[reportGeneralTypeIssues]
     """Takes a step of a pruner before each optimizer step of the Trainer, until the pruner is done.
 
     Sparsify the model where it is made (in ``__init__`` of the LightningModule), so that checkpoints find its masks:
