@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsekit.loggers import Logger, checked_logger
-from sparsekit.mask import Masks
-from sparsekit.nn import masked_layers, masks
+from sparsekit.mask import Mask, Masks
+from sparsekit.nn import masked_layers, masks, set_masks
 from sparsekit.nn.access import kept_weights
 from sparsekit.pruners.base import READ_EVERY
 from sparsekit.pruners.protocol import Metrics, Pruner
@@ -62,8 +62,13 @@ class Driver:
             reason = "sparsify the model before the trainer loads it"
             raise ValueError(f"{self._function}: model: expected {expected}, got others ({found[:8]}); {reason}")
         if self._pruner is None:
-            # Some pruners prune or rewind when they are made; a resumed run is past that.
-            loaded = copy.deepcopy(model.state_dict()) if state is not None else None
+            loaded = None
+            if state is not None:
+                # Some pruners prune or rewind when they are made, from full masks; a resumed run is past that.
+                loaded = copy.deepcopy(model.state_dict())
+                set_masks(
+                    model, {name: Mask.full(mask.shape, mask.words.device) for name, mask in masks(model).items()}
+                )
             self._pruner = self._given(model)  # pyright: ignore[reportCallIssue]
             if not isinstance(self._pruner, Pruner):
                 raise TypeError(f"{self._function}: pruner: expected a function that makes one, got {self._pruner!r}")

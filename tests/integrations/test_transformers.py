@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,22 @@ def test_a_model_sparsified_too_late_is_noticed(tmp_path: Path) -> None:
         train(late, Late(make), tmp_path, 9, str(tmp_path / "checkpoint-3"))
 
 
-def test_a_pruner_that_trains_resumes_with_its_tensors(tmp_path: Path) -> None:
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return model(**batch).loss
+def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(**batch).loss
 
-    def make(model: nn.Module) -> sk.BiP:
-        lower = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        return sk.BiP(model, loss, 0.9, steps=5, lower=lower)
 
+def bip(model: nn.Module) -> sk.BiP:
+    return sk.BiP(model, loss, 0.9, steps=5, lower=torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+
+
+def imp(model: nn.Module) -> sk.IMP:
+    options = sk.IMPOptions(rate=0.7)  # two rounds of 0.7 and 0.9; the first is pruned when the pruner is made
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    return sk.IMP(model, loss, 0.9, optimizer=sgd, budget=5, options=options)
+
+
+@pytest.mark.parametrize("make", [bip, imp])
+def test_a_pruner_that_trains_resumes_with_its_tensors(make: Any, tmp_path: Path) -> None:
     model = build()
     train(model, PruningCallback(make), tmp_path, 3)
     again = build()
