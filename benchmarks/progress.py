@@ -26,7 +26,9 @@ from sparsekit.benchmarks.rows import Row
 
 def _redraws(console: Console) -> bool:
     """Can it draw over what it has drawn? Files, pipes, notebooks and dumb terminals cannot, or fill with bars."""
-    return console.is_terminal and not (console.is_dumb_terminal or console.is_jupyter)
+    # A file with FORCE_COLOR set calls itself a terminal.
+    drawn_over = console.is_terminal and console.file.isatty()
+    return drawn_over and not (console.is_dumb_terminal or console.is_jupyter)
 
 
 class TerminalProgress:
