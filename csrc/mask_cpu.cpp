@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "lanes.h"
+#include "memory_order.h"
 #include "pack_bits.h"
 #include "parallel.h"
 
@@ -57,21 +58,7 @@ void mask_words(const MaskedTensor& tensor, int64_t first, int64_t last, KeepFn<
   });
 }
 
-template <class U>
-void mask_channels_last(const MaskedTensor& tensor, int64_t row) {
-  const int64_t channels = tensor.cols / tensor.spatial, per_row = words_per_row(tensor.cols);
-  const U* const weight = static_cast<const U*>(tensor.weight) + row * tensor.cols;
-  U* const out = static_cast<U*>(tensor.out) + row * tensor.cols;
-  const uint32_t* const words = tensor.words + row * per_row;
-  for (int64_t position = 0; position < tensor.spatial; ++position) {
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      const int64_t at = position * channels + channel, col = channel * tensor.spatial + position;
-      out[at] = test_bit(words[word_of(col)], bit_of(col)) ? weight[at] : U{0};
-    }
-  }
-}
-
-// A stretch of words of a contiguous tensor, or of rows of a channels-last one.
+// A stretch of words of a tensor.
 struct Task {
   size_t tensor;
   int64_t first, last;
@@ -80,11 +67,10 @@ struct Task {
 std::vector<Task> cut_tasks(const std::vector<MaskedTensor>& tensors) {
   std::vector<Task> tasks;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const int64_t per_row = words_per_row(tensors[i].cols);
-    const bool by_row = tensors[i].spatial > 1;
-    const int64_t units = per_row == 0 ? 0 : by_row ? tensors[i].rows : tensors[i].rows * per_row;
-    const int64_t step = by_row ? std::max<int64_t>(1, kTaskWords / std::max<int64_t>(1, per_row)) : kTaskWords;
-    for (int64_t first = 0; first < units; first += step) tasks.push_back({i, first, std::min(units, first + step)});
+    const int64_t words = tensors[i].rows * words_per_row(tensors[i].cols);
+    for (int64_t first = 0; first < words; first += kTaskWords) {
+      tasks.push_back({i, first, std::min(words, first + kTaskWords)});
+    }
   }
   return tasks;
 }
@@ -92,18 +78,9 @@ std::vector<Task> cut_tasks(const std::vector<MaskedTensor>& tensors) {
 template <class U>
 void mask_all(const std::vector<MaskedTensor>& tensors, int threads, KeepFn<U> keep) {
   const std::vector<Task> tasks = cut_tasks(tensors);
-  int64_t numel = 0;
-  for (const MaskedTensor& tensor : tensors) numel += tensor.rows * tensor.cols;
-  // A thread costs as much as masking this many elements.
-  const int64_t worth = std::min<int64_t>(threads, 1 + numel / (kTaskWords * kWordBits));
-  parallel_for(static_cast<int>(worth), static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+  parallel_for(threads, static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const Task& task = tasks[static_cast<size_t>(i)];
-    const MaskedTensor& tensor = tensors[task.tensor];
-    if (tensor.spatial == 1) {
-      mask_words<U>(tensor, task.first, task.last, keep);
-    } else {
-      for (int64_t row = task.first; row < task.last; ++row) mask_channels_last<U>(tensor, row);
-    }
+    mask_words<U>(tensors[task.tensor], task.first, task.last, keep);
   });
 }
 
@@ -167,8 +144,14 @@ void mask_counts(const std::vector<MaskPair>& pairs, int64_t* counts, int thread
   }
 }
 
-void mask_weights(const std::vector<MaskedTensor>& tensors, int itemsize, int threads, const std::string& force) {
+void mask_weights(std::vector<MaskedTensor> tensors, int itemsize, int threads, const std::string& force) {
   const Lanes& lanes = choose_lanes(force);
+  int64_t numel = 0;
+  for (const MaskedTensor& tensor : tensors) numel += tensor.rows * tensor.cols;
+  // A thread costs as much as masking this many elements.
+  threads = static_cast<int>(std::min<int64_t>(threads, 1 + numel / (kTaskWords * kWordBits)));
+  std::vector<std::vector<uint32_t>> own;
+  order_by_memory(tensors, own, threads, force);
   switch (itemsize) {
     case 2: return mask_all<uint16_t>(tensors, threads, lanes.two.keep);
     case 4: return mask_all<uint32_t>(tensors, threads, lanes.four.keep);

@@ -36,6 +36,6 @@ struct MaskedTensor {
 };
 
 // out = where(bit, weight, 0) for every tensor, elements of 2, 4 or 8 bytes copied bit by bit.
-void mask_weights(const std::vector<MaskedTensor>& tensors, int itemsize, int threads, const std::string& force);
+void mask_weights(std::vector<MaskedTensor> tensors, int itemsize, int threads, const std::string& force);
 
 }  // namespace sparsekit

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "lanes.h"
+#include "memory_order.h"
 #include "parallel.h"
 #include "step_math.h"
 
@@ -56,9 +57,11 @@ struct Task {
 };
 
 template <class C, class G, class Step>
-void run(const std::vector<StepTensor>& tensors, Step step, int threads, const std::string& force) {
+void run(std::vector<StepTensor> tensors, Step step, int threads, const std::string& force) {
   const TakeSteps<C, G, Step> take = chosen<C, G, Step>(force);
   step.resolve();
+  std::vector<std::vector<uint32_t>> own;
+  order_by_memory(tensors, own, threads, force);
   std::vector<StepTensor> joined;
   std::vector<Task> tasks;
   int64_t blocks = 0;

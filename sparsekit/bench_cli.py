@@ -96,6 +96,21 @@ def linear(
 
 
 @bench_app.command()
+def conv(
+    device: Device = "cpu",
+    out: Out = ROWS,
+    repeats: Repeats = 30,
+    only: Annotated[str | None, typer.Option(help="Glob on names of cases, such as '8x256x14-256k3s1/*'.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Time masked convolutions against dense ones and masks by PyTorch, forward and as a training step."""
+    _run("bench_masked_conv2d", (repeats, device, out), as_json, only=only, compiled=compiled)
+
+
+@bench_app.command()
 def structured(device: Device = "cpu", out: Out = ROWS, repeats: Repeats = 30, as_json: Json = False) -> None:
     """Time masks of filters, channels and n:m against chains of PyTorch calls."""
     _run("bench_structured", (repeats, device, out), as_json)

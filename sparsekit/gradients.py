@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.nn import dense_gradient, effective_weights, masked_layers
+from sparsekit.nn import dense_gradient, effective_weights, masked_layers, prepared_weights
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -41,7 +41,7 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
     layers = masked_layers(model)
     if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
         raise ValueError(f"dense_gradients: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
-    with torch.enable_grad(), dense_gradient(model):
+    with torch.enable_grad(), dense_gradient(model), prepared_weights(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
     return value.detach(), _named(layers, dz)

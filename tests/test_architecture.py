@@ -47,7 +47,8 @@ PUBLIC = [
     "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Linear", "Mask", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d",
     "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude",
     "PerLayer", "Projection", "Pruner", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured",
-    "cached_weights", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "effective_weights", "finalize",
+    "cached_weights", "captured", "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose",
+    "effective_weights", "finalize", "prepared_weights",
     "frozen_batchnorm", "gradients_at", "guard_", "kept_count", "load", "masked_layers", "masks",
     "recalibrate_batchnorm", "save", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]

@@ -497,16 +497,24 @@ for kind in (sk.MaskedSGD, sk.MaskedAdamW):
         case(kind.__name__, what, error, f"{kind.__name__}: model: {text}", partial(kind, [torch.ones(1)], model))
 
 
-def enter(model: Any) -> None:
-    with sk.cached_weights(model):
+def enter(context: Any, model: Any) -> None:
+    with context(model):
         pass
 
 
+NO_MODULE = "prepared_weights: model: expected a torch.nn.Module, got int"
+case("prepared_weights", "no module", T, NO_MODULE, enter, sk.prepared_weights, 3)
+case("captured", "no BiP", T, "captured: pruner: expected a BiP, got Linear", sk.captured, nn.Linear(2, 2))
+for what, error, text, model in (
+    ("no module", T, "expected a torch.nn.Module, got NoneType", None),
+    ("no masks", V, "expected masked Conv2d layers, got none; call sparsify first", nn.Linear(2, 2)),
+):
+    case("compacted_filters", what, error, f"compacted_filters: model: {text}", enter, sk.compacted_filters, model)
 for what, error, text, model in (
     ("no module", T, "expected a torch.nn.Module, got NoneType", None),
     ("no masks", V, "expected masked layers, got none; call sparsify first", nn.Linear(2, 2)),
 ):
-    case("cached_weights", what, error, f"cached_weights: model: {text}", enter, model)
+    case("cached_weights", what, error, f"cached_weights: model: {text}", enter, sk.cached_weights, model)
 for what, error, text, arguments in (
     ("no masks", V, "model: expected masked layers, got nothing to prune; call sparsify first", {"model": plain()}),
     ("sparsity", V, f"sparsity: {RANGE} 1.0", {"sparsity": 1.0}),

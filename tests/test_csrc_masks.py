@@ -123,3 +123,25 @@ def test_mask_weights_refuses_bad_arguments() -> None:
         _C.mask_weights([0], [0], [0], [1], [4], 4, [3])
     with pytest.raises(ValueError, match="pack_mask: rows, cols: expected sizes >= 0, got -1, 2"):
         _C.pack_mask(0, 0, -1, 2)
+
+
+@pytest.mark.parametrize("force", PATHS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_channels_last_weights(threads: int, force: str) -> None:
+    # Channels around multiples of 32; positions below and above those that one instruction extracts; more rows than a task.
+    sizes = [(3, c, s) for c in (1, 5, 31, 32, 33, 64, 70) for s in (2, 3, 9, 15, 16, 17, 25, 49)] + [(1500, 33, 9)]
+    weights = [torch.randn(rows, positions, channels) for rows, channels, positions in sizes]
+    masks = [torch.rand(rows, channels, positions) < 0.5 for rows, channels, positions in sizes]
+    words = [new_words(m.flatten(1).shape) for m in masks]
+    for mask, into in zip(masks, words, strict=True):
+        _C.pack_mask(mask.data_ptr(), into.data_ptr(), len(mask), mask[0].numel())
+        # Bits behind the last column must count for nothing.
+        valid = mask[0].numel() % 32
+        if valid:
+            into[:, -1] |= -1 << valid
+    outs = [torch.full_like(w, 7) for w in weights]
+    pointers = [[t.data_ptr() for t in group] for group in (weights, words, outs)]
+    cols = [m[0].numel() for m in masks]
+    _C.mask_weights(*pointers, [len(m) for m in masks], cols, 4, [s for *_, s in sizes], threads, force)
+    for weight, mask, out in zip(weights, masks, outs, strict=True):
+        assert torch.equal(out, torch.where(mask.transpose(1, 2), weight, 0))

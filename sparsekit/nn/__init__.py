@@ -15,10 +15,12 @@ from sparsekit.nn.attach import SparsifyReport, finalize, sparsify
 from sparsekit.nn.averaged import AveragedModel as _AveragedModel  # noqa: F401  (its import installs a hook)
 from sparsekit.nn.batchnorm import frozen_batchnorm, recalibrate_batchnorm
 from sparsekit.nn.cached import cached_weights
+from sparsekit.nn.compacted import compacted_filters
 from sparsekit.nn.conv import MaskedConv1d, MaskedConv2d, MaskedConv3d
 from sparsekit.nn.guard import guard_
 from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.nn.prepared import prepared_weights
 from sparsekit.nn.summary import summary
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "MaskedLinear",
     "SparsifyReport",
     "cached_weights",
+    "compacted_filters",
     "dense_gradient",
     "dense_state_dict",
     "effective_weights",
@@ -37,6 +40,7 @@ __all__ = [
     "guard_",
     "masked_layers",
     "masks",
+    "prepared_weights",
     "recalibrate_batchnorm",
     "set_masks",
     "sparsify",

@@ -181,7 +181,7 @@ def finalize(model: nn.Module) -> nn.Module:
         layer.weight.copy_(layer.masked_weight())
         del layer._buffers[WORDS]
         layer._non_persistent_buffers_set.discard(WORDS)
-        for attribute in ("dense_grad", "_effective", "_cache", "_twins"):
+        for attribute in ("dense_grad", "_effective", "_cache", "_filters", "_prepared", "_twins"):
             layer.__dict__.pop(attribute, None)
         layer.__class__ = plain_class(type(layer))  # pyright: ignore[reportAttributeAccessIssue]
     return model

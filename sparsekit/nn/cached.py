@@ -38,7 +38,7 @@ class WeightCache:
         weight, words = layer.weight, layer.mask_words
         plain = type(input) is Tensor and type(words) is Tensor and not (weight.is_inference() or words.is_inference())
         dtype = ops.compute_dtype(input, weight)
-        if not plain or dtype is None or not _fits(layer, input):
+        if not plain or dtype is None or not fits(layer, input):
             return None
         if weight.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
@@ -48,11 +48,11 @@ class WeightCache:
         return self.weight
 
 
-def _fits(layer: Any, input: Tensor) -> bool:
+def fits(layer: Any, input: Tensor) -> bool:
     """Is the input of a shape that the layer takes?"""
     weight = layer.weight
     if weight.ndim == 2:
-        return input.ndim >= 1 and input.shape[-1] == weight.shape[1]
+        return input.ndim >= 1 and input.shape[-1] == weight.shape[0 if layer.transposed else 1]
     return weight.ndim - input.ndim in (0, 1) and input.shape[1 - weight.ndim] == weight.shape[1] * layer.groups
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch.fx
 from torch import Tensor, nn
 
+from sparsekit.nn.compacted import spread
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import masked_conv1d, masked_conv2d, masked_conv3d
 
@@ -18,13 +19,24 @@ for _name in ("masked_conv1d", "masked_conv2d", "masked_conv3d"):
 
 
 def _masked_forward(layer: Any, input: Tensor, masked_conv: Callable[..., Tensor]) -> Tensor:
+    rows = None if layer._filters is None else layer._filters.of(layer, input)
+    if rows is not None and layer._effective is None:
+        weight, words = layer.weight.index_select(0, rows), layer.mask_words.index_select(0, rows)
+        bias = None if layer.bias is None else layer.bias.index_select(0, rows)
+        return spread(_convolved(layer, input, weight, words, bias, masked_conv), rows, layer.bias, len(layer.weight))
     if (weight := layer._stand_in(input)) is not None:
         return layer._conv_forward(input, weight, layer.bias)
+    return _convolved(layer, input, layer.weight, layer.mask_words, layer.bias, masked_conv)
+
+
+def _convolved(
+    layer: Any, input: Tensor, weight: Tensor, words: Tensor, bias: Tensor | None, masked_conv: Callable[..., Tensor]
+) -> Tensor:
     return masked_conv(
         input,
-        layer.weight,
-        layer.mask_words,
-        layer.bias,
+        weight,
+        words,
+        bias,
         layer.stride,
         layer.padding,
         layer.dilation,

@@ -14,6 +14,8 @@ from sparsekit.mask import Mask
 
 if TYPE_CHECKING:
     from sparsekit.nn.cached import WeightCache
+    from sparsekit.nn.compacted import FilterPlan
+    from sparsekit.nn.prepared import PreparedWeight
 
 WORDS = "mask_words"
 _NO_MASKS = "Checkpoint has no masks for {count} sparse layer{s}; pass `masks='infer'` to take zeros as masks, "
@@ -37,6 +39,10 @@ class MaskedLayer(nn.Module):
     _effective: Tensor | None = None
     # Of sparsekit.cached_weights, while its context lasts.
     _cache: WeightCache | None = None
+    # Of sparsekit.compacted_filters, while its context lasts.
+    _filters: FilterPlan | None = None
+    # Of sparsekit.prepared_weights, likewise.
+    _prepared: PreparedWeight | None = None
     # Masked layers that share the weight, and so have to share the mask (sparsify keeps this list).
     _twins: tuple[MaskedLayer, ...] = ()
     # Is the weight stored as [in, out], the transpose of what nn.Linear stores?
@@ -44,9 +50,11 @@ class MaskedLayer(nn.Module):
 
     def _stand_in(self, input: Tensor) -> Tensor | None:
         """What serves as the weight for this input instead of weight and mask."""
-        if self._effective is not None or self._cache is None:
+        if self._effective is not None:
             return self._effective
-        return self._cache.of(self, input)
+        if self._prepared is not None and (weight := self._prepared.of(self, input)) is not None:
+            return weight
+        return None if self._cache is None else self._cache.of(self, input)
 
     def _init_mask(self) -> None:
         self.register_buffer(WORDS, Mask.full(self.weight.shape, self.weight.device).words)

@@ -5,7 +5,7 @@ touches ``torch.ops.sparsekit``."""
 from __future__ import annotations
 
 from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modules below implement and call)
-from sparsekit.ops import triton_linear  # noqa: F401  (adds the Triton kernels to their ops)
+from sparsekit.ops import conv_routes, triton_linear  # noqa: F401  (add the Triton kernels to their ops)
 from sparsekit.ops.counts import flip_rate, mask_counts, mask_iou, regrow_count
 from sparsekit.ops.distributed import any_rank, dist_topk_mask
 from sparsekit.ops.layers import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
+from sparsekit.pruners.capture import captured
 from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
@@ -25,4 +26,5 @@ __all__ = [
     "Pruner",
     "SpODE",
     "SpODEOptions",
+    "captured",
 ]

@@ -14,7 +14,7 @@ from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
-from sparsekit.nn import masked_layers, masks
+from sparsekit.nn import masked_layers, masks, prepared_weights
 from sparsekit.nn.access import kept_weights, layers_by_weight
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Key
@@ -45,7 +45,7 @@ class BasePruner:
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step = 0
         self._problems: dict[str, Tensor] = {}
-        # Scores move little from step to step, so each selection begins where the last one ended.
+        # Scores move little, so each selection begins where the last one ended.
         self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
 
     @property
@@ -72,13 +72,15 @@ class BasePruner:
             ValueError: the run is over, a batch is missing, the loss is not finite, or scores contain NaN (on a CPU at
                 once, on other devices when the metrics are read).
         """
+        return self._stepped(lambda: self._advance(batches))
+
+    def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
             raise ValueError(
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
             )
-        values = self._advance(batches)
-        self._step += 1
-        self.cost.steps += 1
+        values = advance()
+        self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
             self._warn_of_collapse()
         return Metrics(values, self._problems)
@@ -122,11 +124,12 @@ class BasePruner:
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         """One step of ``optimizer`` through the masks; returns the loss before it, detached."""
         optimizer.zero_grad(set_to_none=True)
-        value = self.loss(self.model, batch)
-        self._check_loss(value)
-        if not value.requires_grad:
-            raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
-        value.backward()
+        with prepared_weights(self.model):
+            value = self.loss(self.model, batch)
+            self._check_loss(value)
+            if not value.requires_grad:
+                raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
+            value.backward()
         optimizer.step()
         self.cost.count_pass(batch_size(batch))
         return value.detach()
@@ -193,7 +196,7 @@ class BasePruner:
         return {"pruner": self.name, "sparsity": self.sparsity, "projection": repr(self.projection)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that, with the model's own state_dict (weights and masks), continues the run bit by bit."""
+        """See Pruner; the model's own state_dict has weights and masks."""
         return {"config": self._config(), "step": self._step, "cost": self.cost.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

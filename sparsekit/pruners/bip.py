@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sparsekit import criteria, ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
-from sparsekit.nn import dense_gradient
+from sparsekit.nn import dense_gradient, prepared_weights
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
@@ -123,18 +123,27 @@ class BiP(BasePruner):
         return self._step >= self.steps
 
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        drawn, target = self._prepare(batches)
+        return self._iterate(drawn, target)
+
+    def _prepare(self, batches: Iterator[Any]) -> tuple[list[Any], float]:
+        """What the host does before an iteration: sets the rates, draws the batches, looks up the sparsity it ends with."""
         for rate in self._rates:
             rate.set(self._step / self.steps)
+        # Drawn before anything changes, so that a step without its batches can be repeated.
+        drawn = [self._next(batches) for _ in range(self.options.lower_steps + 1 if self.options.passes == 2 else 1)]
+        last = self._step + 1 == self.steps
+        return drawn, self.sparsity if last else self.schedule(self._step + 1)
+
+    def _iterate(self, drawn: list[Any], target: float) -> dict[str, Tensor]:
+        """What the device does in an iteration; on a GPU the host never waits for it."""
         if self.options.passes == 1:
-            lower_loss = upper_loss = self._both_levels(self._next(batches))
+            lower_loss = upper_loss = self._both_levels(drawn[0])
         else:
-            # Drawn before anything changes, so that a step without its batches can be repeated.
-            *lower, upper = [self._next(batches) for _ in range(self.options.lower_steps + 1)]
+            *lower, upper = drawn
             lower_loss = [self._train_step(self.lower, batch) for batch in lower][-1]
             upper_loss, h = self._upper_pass(upper)
             self._update_scores(h)
-        last = self._step + 1 == self.steps
-        target = self.sparsity if last else self.schedule(self._step + 1)
         moved = self._project(self.scores_for_ranking(), target, self.options.key)
         return {"loss_lower": lower_loss, "loss_upper": upper_loss, **moved}
 
@@ -149,7 +158,7 @@ class BiP(BasePruner):
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
         self.lower.zero_grad(set_to_none=True)
-        with dense_gradient(self.model):
+        with dense_gradient(self.model), prepared_weights(self.model):
             value = self.loss(self.model, batch)
             self._check_loss(value)
             value.backward()

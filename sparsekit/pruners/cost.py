@@ -41,8 +41,10 @@ class Cost:
 
     @contextmanager
     def selection(self) -> Iterator[None]:
-        """Time what happens within as mask selection: on a GPU by events, without waiting."""
-        if self._device.type == "cuda":
+        """Time what happens within as mask selection: on a GPU by events, without waiting; not within a graph capture."""
+        if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            yield
+        elif self._device.type == "cuda":
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             yield

@@ -182,6 +182,7 @@ class TestConv1D:
         assert not layer.weight.grad[~layer.mask.dense()].any()
         with sk.cached_weights(layer), torch.no_grad():
             torch.testing.assert_close(layer(x), y.float(), rtol=0.05, atol=0.05)
+            assert layer._cache.weight.shape == (3, 5)  # it did serve
 
     def test_second_derivatives_are_refused(self) -> None:
         layer = self.build()

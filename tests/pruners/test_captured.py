@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captured BiP: the numbers of the eager run, on a GPU by CUDA graphs, elsewhere by an imitation of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import replay
+import torch
+from test_bip import loss, small_net, stream
+from torch import nn
+
+import sparsekit as sk
+from sparsekit.pruners import base, capture
+from sparsekit.pruners.bip import BiP
+from sparsekit.pruners.bip_options import BiPOptions
+
+STEPS = 12
+
+
+def build(device: str = "cpu", fused: bool = True, **arguments: Any) -> BiP:
+    model = small_net().to(device)
+    lr: Any = torch.tensor(0.05, device=device) if fused else 0.05
+    lower = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-3, fused=fused)
+    return BiP(model, loss, 0.8, steps=STEPS, lower=lower, **arguments)
+
+
+def batches(device: str = "cpu"):
+    return (tuple(t.to(device) for t in batch) for batch in stream())
+
+
+def tensors(pruner: Any) -> dict[str, torch.Tensor]:
+    own = {f"score {n}": s.detach() for n, s in pruner.scores.items()}
+    return {**own, **pruner.model.state_dict()}
+
+
+@pytest.fixture
+def imitated(monkeypatch: pytest.MonkeyPatch) -> list[replay.Graphs]:
+    """CPU tensors count as a device on which nobody looks at flags, with graphs that are imitated."""
+    made: list[replay.Graphs] = []
+
+    def graphs(device: torch.device) -> replay.Graphs:
+        made.append(replay.Graphs(device))
+        return made[-1]
+
+    def check(self: Any, flag: torch.Tensor, message: str) -> None:
+        earlier = self._problems.get(message)
+        self._problems[message] = flag if earlier is None else earlier | flag
+
+    monkeypatch.setattr(capture, "_CudaGraphs", graphs)
+    monkeypatch.setattr(capture.Captured, "_device", lambda self, pruner: torch.device("cuda"))
+    monkeypatch.setattr(base.BasePruner, "_check", check)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "graphs"),
+    [
+        ({}, 3),
+        ({"upper_curve": "constant"}, 1),
+        ({"upper_curve": "constant", "schedule": lambda step: 0.4 if step < 8 else 0.8}, 2),
+        ({"options": BiPOptions(passes=1), "lower_curve": "linear"}, 3),
+        ({"options": BiPOptions(lower_steps=2), "upper_curve": "constant"}, 1),
+        ({"options": BiPOptions(variant="released"), "upper_curve": "constant"}, 1),
+    ],
+    ids=["paper", "constant", "schedule", "one pass", "two lower steps", "released"],
+)
+def test_replays_give_the_bits_of_the_eager_run(imitated, arguments, graphs):
+    eager, ours = build(**arguments), sk.captured(build(**arguments))
+    theirs, own = batches(), batches()
+    for _ in range(STEPS):
+        expected, found = eager.step(theirs).read(), ours.step(own).read()
+        assert found == expected
+    assert ours.done and len(imitated[0].made) == graphs
+    a, b = tensors(eager), tensors(ours)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (eager.cost.passes, eager.cost.samples, eager.cost.steps) == (
+        ours.cost.passes,
+        ours.cost.samples,
+        ours.cost.steps,
+    )
+    assert eager.masks.sparsity == ours.masks.sparsity
+
+
+def test_metrics_and_flags_are_not_overwritten_by_later_replays(imitated):
+    ours, given = sk.captured(build(upper_curve="constant")), batches()
+    found = [ours.step(given) for _ in range(STEPS - 2)]
+    values = [m.read()["loss_lower"] for m in found]
+    assert len(set(values)) == len(values)
+    x, y = next(given)
+    bad = iter([(torch.full_like(x, torch.nan), y)] * 2)
+    metrics = ours.step(bad)
+    with pytest.raises(ValueError, match="BiP: (loss|scores): expected"):
+        metrics.read()
+
+
+def test_a_problem_stays_known_after_replays_without_one(imitated):
+    pruner = build(upper_curve="constant")
+    own = pruner.loss
+
+    def sometimes_infinite(model, batch):
+        # Its gradient is finite, so that the run goes on as if nothing had happened.
+        x, y = batch
+        return own(model, (x.nan_to_num(posinf=1.0), y)) + torch.where(x.isinf().any(), torch.inf, 0.0)
+
+    pruner.loss = sometimes_infinite
+    ours, given = sk.captured(pruner), batches()
+    for _ in range(5):
+        ours.step(given)
+    x, y = next(given)
+    ours.step(iter([(torch.full_like(x, torch.inf), y), next(given)]))
+    with pytest.raises(ValueError, match="BiP: loss: expected a finite value"):
+        ours.step(given).read()
+
+
+def test_another_kind_of_batch_gets_a_graph_of_its_own(imitated):
+    eager, ours = build(upper_curve="constant"), sk.captured(build(upper_curve="constant"))
+    theirs, own = batches(), batches()
+    for step in range(STEPS):
+        size = 8 if step % 2 else 5
+        cut = [iter([(x[:size], y[:size]) for x, y in (next(s), next(s))]) for s in (theirs, own)]
+        assert eager.step(cut[0]).read() == ours.step(cut[1]).read()
+    assert len(imitated[0].made) == 2
+
+
+def test_fit_and_resume(imitated):
+    eager, ours = build(upper_curve="constant"), sk.captured(build(upper_curve="constant"))
+    loader = [batch for batch, _ in zip(batches(), range(2 * STEPS), strict=False)]
+    eager.fit(loader)
+    given = iter(loader)
+    for _ in range(7):
+        ours.step(given)
+    other = sk.captured(build(upper_curve="constant"))
+    other.model.load_state_dict(ours.model.state_dict())
+    other.load_state_dict(ours.state_dict())
+    while not other.done:
+        other.step(given)
+    a, b = tensors(eager), tensors(other)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    again = sk.captured(build(upper_curve="constant"))
+    again.fit(loader)
+    c = tensors(again)
+    assert all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_loss_that_waits_for_the_device_cannot_be_captured(imitated):
+    pruner = build()
+    own = pruner.loss
+    pruner.loss = lambda model, batch: own(model, batch) * (1 if float(batch[0].sum()) else 2)
+    ours, given = sk.captured(pruner), batches()
+    for _ in range(capture.WARM_UP):
+        ours.step(given)
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        ours.step(given)
+
+
+def test_refusals(imitated, monkeypatch):
+    with pytest.raises(TypeError, match="captured: pruner: expected a BiP, got Linear"):
+        sk.captured(nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match="captured: pruner: expected a lower optimizer whose learning rate is a tensor"
+    ):
+        sk.captured(build(fused=False))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="captured: pruner: expected a model on a CUDA device, got one on cpu"):
+        sk.captured(build())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("passes", [1, 2])
+def test_graphs_on_a_gpu_give_the_bits_of_the_eager_run(passes):
+    arguments = {"options": BiPOptions(passes=passes)}
+    torch.backends.cudnn.deterministic = True
+    try:
+        eager, ours = build("cuda", **arguments), sk.captured(build("cuda", **arguments))
+        theirs, own = batches("cuda"), batches("cuda")
+        for _ in range(STEPS):
+            expected, found = eager.step(theirs), ours.step(own)
+        assert expected.read() == found.read()
+        a, b = tensors(eager), tensors(ours)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    finally:
+        torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.gpu
+def test_an_iteration_does_not_wait_for_the_gpu():
+    eager, given = build("cuda"), [batch for batch, _ in zip(batches("cuda"), range(20), strict=False)]
+    source = iter(given)
+    for _ in range(3):
+        eager.step(source)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        eager.step(source)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
