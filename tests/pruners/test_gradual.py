@@ -114,3 +114,15 @@ def test_nothing_is_trained_or_drawn() -> None:
 
     sk.Gradual(model, 0.5, steps=1).step(batches())
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_kept_weights_that_are_zero_come_before_pruned_ones() -> None:
+    model = build()
+    pruner = sk.Gradual(model, 0.4, steps=3, schedule="linear")
+    pruner.step(), pruner.step()
+    before = pruner.masks
+    with torch.no_grad():
+        for layer in sk.masked_layers(model).values():
+            layer.weight.zero_()  # now all scores tie, and pruned weights with low indices would win
+    assert pruner.step().read()["regrown"] == 0 and before.count() == sk.kept_count(N, 0.2)
+    assert all((pruner.masks[n] & before[n]) == pruner.masks[n] for n in before)
