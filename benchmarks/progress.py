@@ -24,10 +24,17 @@ from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.training import OnStep
 
 
+def _redraws(console: Console) -> bool:
+    """Can it draw over what it has drawn? Files, pipes, notebooks and dumb terminals cannot, or fill with bars."""
+    # A file with FORCE_COLOR set calls itself a terminal.
+    drawn_over = console.is_terminal and console.file.isatty()
+    return drawn_over and not (console.is_dumb_terminal or console.is_jupyter)
+
+
 class TerminalProgress:
     """Two bars on ``console`` (one for all runs, weighed by their passes, one for the steps of the present one).
 
-    On a console that is no terminal a line per finished run is printed instead.
+    On a console that cannot redraw (no terminal, a notebook, TERM=dumb) a line per finished run is printed instead.
     """
 
     def __init__(self, console: Console, configs: Sequence[RunConfig], images: int) -> None:
@@ -40,7 +47,7 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not _redraws(console),
         )
         self._all = self._bars.add_task("all runs (dense epochs)", total=round(sum(self._weights.values())))
         self._one: TaskID = self._bars.add_task("", total=1)

@@ -196,6 +196,8 @@ def _measure(name: str, layer: MaskedLayer, x: Tensor, timer: _Timer) -> LayerSp
         OWN: lambda: layer(x),
     }
     rows, columns = (mask.flatten(1).any(1), mask.transpose(0, 1).flatten(1).any(1))
+    if layer.transposed:
+        rows, columns = columns, rows
     sources = [x, weight, *([] if bias is None else [bias])]
     if (cut := _cut(layer, x, rows, columns)) is not None:
         functions[CUT] = lambda: _plain(layer, *cut)
@@ -204,7 +206,7 @@ def _measure(name: str, layer: MaskedLayer, x: Tensor, timer: _Timer) -> LayerSp
     conv: Any = layer
     geometry = () if weight.ndim == 2 else (conv.stride, _numbers(conv.padding), conv.dilation, conv.groups)
     kept, whole = float(mask.float().mean()), (int(rows.sum()), int(columns.sum()))
-    route = ops.layer_route(x, weight, geometry)
+    route = ops.layer_route(x, weight, geometry, transposed=layer.transposed)
     kind = type(layer).__name__.removeprefix("Masked")
     return LayerSpeed(name, kind, tuple(weight.shape), kept, *whole, route, seconds, ratios, spread, _verdict(spread))
 
@@ -215,7 +217,9 @@ def _numbers(padding: Any) -> Any:
 
 
 def _plain(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias) if weight.ndim == 2 else layer._conv_forward(x, weight, bias)
+    if weight.ndim == 2:
+        return F.linear(x, weight.t() if layer.transposed else weight, bias)
+    return layer._conv_forward(x, weight, bias)
 
 
 def _cut(layer: Any, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
@@ -225,7 +229,9 @@ def _cut(layer: Any, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, 
         return None
     channel = x.ndim - 1 if layer.weight.ndim == 2 else x.ndim - layer.weight.ndim + 1
     kept = columns.nonzero().flatten()
-    weight = layer.masked_weight()[rows][:, columns].contiguous().requires_grad_(x.requires_grad)
+    weight = layer.masked_weight()
+    weight = weight[columns][:, rows] if layer.transposed else weight[rows][:, columns]
+    weight = weight.contiguous().requires_grad_(x.requires_grad)
     bias = None if layer.bias is None else layer.bias.detach()[rows].requires_grad_(x.requires_grad)
     return x.detach().index_select(channel, kept).requires_grad_(x.requires_grad), weight, bias
 

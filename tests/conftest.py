@@ -24,6 +24,10 @@ else:
     settings.load_profile("sparsekit")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="tests/test_soak.py: 2,000 cycles in place of 200")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if MISSING is not None:
         raise pytest.UsageError(f"{MISSING}: install the package first: pip install -e '.[test]'")

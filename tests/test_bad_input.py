@@ -616,6 +616,15 @@ for what, error, text, model in (
     ("no masks", V, "expected masked layers, got none; call sparsify first", nn.Linear(2, 2)),
 ):
     case("cached_weights", what, error, f"cached_weights: model: {text}", enter, sk.cached_weights, model)
+for what, error, text, arguments in (
+    ("no masks", V, "model: expected masked layers, got nothing to prune; call sparsify first", {"model": plain()}),
+    ("sparsity", V, f"sparsity: {RANGE} 1.0", {"sparsity": 1.0}),
+    ("steps", V, "steps: expected an int >= 1, got 0", {"steps": 0}),
+    ("every", T, "every: expected an int >= 1, got 1.5", {"every": 1.5}),
+    ("projection", T, "projection: expected a Projection, got 'filter'", {"projection": "filter"}),
+):
+    options = {"model": net(), "sparsity": 0.5, "steps": 2} | arguments
+    case("Gradual", what, error, f"Gradual: {text}", partial(sk.Gradual, **options))
 case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PROBLEM).read)
 
 # These take any Module, or nothing at all.

@@ -10,9 +10,9 @@ from sparsekit.nn.access import (
     masked_layers,
     masks,
     set_masks,
-    summary,
 )
 from sparsekit.nn.attach import SparsifyReport, finalize, sparsify
+from sparsekit.nn.averaged import AveragedModel as _AveragedModel  # noqa: F401  (its import installs a hook)
 from sparsekit.nn.batchnorm import frozen_batchnorm, recalibrate_batchnorm
 from sparsekit.nn.cached import cached_weights
 from sparsekit.nn.compacted import compacted_filters
@@ -22,6 +22,7 @@ from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.nn.prepared import prepared_weights
 from sparsekit.nn.ranks import check_ranks
+from sparsekit.nn.summary import summary
 
 __all__ = [
     "MaskedConv1d",

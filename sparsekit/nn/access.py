@@ -41,6 +41,16 @@ def layers_by_weight(model: nn.Module) -> dict[int, list[MaskedLayer]]:
     return groups
 
 
+def check_ties(function: str, model: nn.Module) -> None:
+    """Raise ValueError if layers that share one weight have different masks: no dense weight could stand for both."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for first, *others in layers_by_weight(model).values():
+        for other in others:
+            if first.mask_words is not other.mask_words and not torch.equal(first.mask_words, other.mask_words):
+                pair = f"{names[id(first)]!r} and {names[id(other)]!r}"
+                raise ValueError(f"{function}: model: expected one mask for the tied {pair}, got two; see set_masks")
+
+
 def masks(model: nn.Module) -> Masks:
     """Snapshot of all masks of the model, by layer name."""
     return Masks({name: layer.mask for name, layer in masked_layers(model).items()})
@@ -80,6 +90,7 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     model = replicas.unwrapped(model)
     shards.reshard(model)
+    check_ties("dense_state_dict", model)
     state = model.state_dict()
     # With duplicates: a module that is registered twice has its keys twice.
     for name, module in model.named_modules(remove_duplicate=False):
@@ -129,16 +140,6 @@ def effective_weights(model: nn.Module, z: Mapping[str, Tensor]) -> Iterator[Non
     finally:
         for (layer, _), value in zip(changed, before, strict=True):
             object.__setattr__(layer, "_effective", value)
-
-
-def summary(model: nn.Module) -> str:
-    """Plain-text table of the model's masks, and of its parameters that no mask covers."""
-    covered = {id(layer.weight) for layer in masked_layers(model).values()}
-    free = sum(p.numel() for p in model.parameters() if id(p) not in covered)
-    current = masks(model)
-    total = free + current.numel
-    overall = 1 - (free + current.count()) / total if total else 0.0
-    return f"{current.table()}\nnot masked: {free:,} parameters; sparsity over all {total:,} parameters: {overall:.2%}"
 
 
 def kept_weights(words: Mapping[str, Tensor]) -> Tensor:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from sparsekit.nn.access import check_ties, layers_by_weight
 from sparsekit.nn.bypass import bypassed
 from sparsekit.nn.masked import WORDS, MaskedLayer
-from sparsekit.nn.rules import MASKED_CLASS, PLAIN_CLASS, Rule, change_kind, kind_of, matches, own_reason
+from sparsekit.nn.rules import MASKED_CLASS, Rule, change_kind, kind_of, masked_class, matches, own_reason, plain_class
 from sparsekit.ops import replicas, shards
 
 
@@ -102,8 +103,9 @@ def _drop_half_tied(modules: dict[str, nn.Module], report: SparsifyReport) -> No
 def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] | None = None) -> SparsifyReport:
     """Turn the Linear and Conv1d/2d/3d layers of ``model`` into masked layers with full masks, in place.
 
-    Parameters, names, hooks and references stay what they were; each layer gains one buffer ``mask_words``. Shared
-    modules are converted once. A layer that is already masked keeps its mask.
+    So become the Conv1D layers of Hugging Face transformers, where a model has them. Parameters, names, hooks and
+    references stay what they were; each layer gains one buffer ``mask_words``. Shared modules are converted once. A layer
+    that is already masked keeps its mask.
 
     Args:
         model: any module; may itself be such a layer. In DistributedDataParallel names are those inside it.
@@ -124,12 +126,39 @@ def sparsify(model: nn.Module, skip: Sequence[Rule] = (), only: Sequence[Rule] |
     if not report.masked:
         raise ValueError(f"sparsify: model: expected at least one layer to mask, got none\n{report}")
     modules = dict(model.named_modules())
-    for name in report.masked:
-        module = modules[name]
-        if not isinstance(module, MaskedLayer):
-            change_kind(module, MASKED_CLASS[kind_of(module)])
-            module._init_mask()  # pyright: ignore[reportCallIssue]
+    new = [modules[name] for name in report.masked if not isinstance(modules[name], MaskedLayer)]
+    for module in new:
+        change_kind(module, masked_class(kind_of(module)))  # pyright: ignore[reportArgumentType]
+        module._init_mask()  # pyright: ignore[reportCallIssue]
+    _join_twins(model, new)
     return report
+
+
+@torch.no_grad()
+def _join_twins(model: nn.Module, new: Sequence[nn.Module]) -> None:
+    """Make layers that share a weight share its mask; the one that was masked before has it."""
+    fresh = set(map(id, new))
+    for group in layers_by_weight(model).values():
+        old = [layer for layer in group if id(layer) not in fresh]
+        for layer in group:
+            if old and id(layer) in fresh:
+                layer.mask_words.copy_(old[0].mask_words)
+            if len(group) > 1:
+                layer._twins = tuple(twin for twin in group if twin is not layer)
+
+
+def unmasked(model: nn.Module) -> dict[str, str]:
+    """Name -> reason for every module that owns a matrix and has no mask."""
+    report = _choose(model, (), None)
+    reasons = {
+        name: reason
+        for name, reason in report.skipped.items()
+        if not isinstance(model.get_submodule(name), MaskedLayer)
+    }
+    for name in report.masked:
+        if not isinstance(model.get_submodule(name), MaskedLayer):
+            reasons[name] = "left out, it could be masked"
+    return {name: reasons[name] for name, _ in model.named_modules() if name in reasons}
 
 
 @torch.no_grad()
@@ -140,21 +169,23 @@ def finalize(model: nn.Module) -> nn.Module:
         ``model``, with the keys, classes and Parameter objects that it had before ``sparsify``.
 
     Raises:
-        ValueError: the model has no masked layer. TypeError: a masked layer has a class that sparsify does not make.
+        ValueError: the model has no masked layer, or tied layers with different masks.
+        TypeError: a masked layer has a class that sparsify does not make.
     """
     layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
     if not layers:
         raise ValueError("finalize: model: expected masked layers, got none; call sparsify first")
     shards.reshard(model)
     for layer in layers:
-        if kind_of(layer) not in PLAIN_CLASS:
-            expected = ", ".join(kind.__name__ for kind in PLAIN_CLASS)
+        if plain_class(kind_of(layer)) is None:  # pyright: ignore[reportArgumentType]
+            expected = ", ".join(kind.__name__ for kind in MASKED_CLASS.values())
             raise TypeError(f"finalize: model: expected layers of class {expected}, got {type(layer).__name__}")
+    check_ties("finalize", model)
     for layer in layers:
         layer.weight.copy_(layer.masked_weight())
         del layer._buffers[WORDS]
         layer._non_persistent_buffers_set.discard(WORDS)
-        for attribute in ("dense_grad", "_effective", "_cache", "_filters", "_prepared"):
+        for attribute in ("dense_grad", "_effective", "_cache", "_filters", "_prepared", "_twins"):
             layer.__dict__.pop(attribute, None)
-        change_kind(layer, PLAIN_CLASS[kind_of(layer)])  # pyright: ignore[reportArgumentType]
+        change_kind(layer, plain_class(kind_of(layer)))  # pyright: ignore[reportArgumentType]
     return model

@@ -12,14 +12,14 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
 # Reading these of a weight uses none of its values.
 _HARMLESS = {"dtype", "device", "shape", "ndim", "size", "dim", "requires_grad", "is_cuda", "numel"}
 # Methods whose names say that they set a module up or rebuild it (finalize comes before that): harmless outside forward.
-_SETUP = ("init", "reset", "load", "tie_", "set_", "extra_repr", "fuse", "reparam", "deploy")
+_SETUP = ("init", "reset", "load", "tie_", "set_", "extra_repr", "fuse", "reparam", "deploy", "resize")
 # Attributes through which a weight is reached.
 _SUSPECT = {"weight", "_parameters", "parameters", "named_parameters", "get_parameter"}
 _ANY = "*"  # some child, it is not known which
@@ -40,16 +40,18 @@ def bypassed(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 def _functions(module: nn.Module) -> Iterator[tuple[Any, str]]:
     """Functions of the module's classes (and of the object itself) that may take part in a forward pass."""
-    kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
-    owned = [(name, _plain(value), kind.__name__) for kind in kinds for name, value in vars(kind).items()]
-    owned += [(name, value.__func__, "its own") for name, value in vars(module).items() if inspect.ismethod(value)]
-    functions = [(name, function, owner) for name, function, owner in owned if inspect.isfunction(function)]
+    kinds = [kind for kind in type(module).__mro__ if kind not in (nn.Module, object)]
+    owned = [(name, _plain(value), kind) for kind in kinds for name, value in vars(kind).items()]
+    owned += [(name, value.__func__, None) for name, value in vars(module).items() if inspect.ismethod(value)]
+    functions = [(name, function, kind) for name, function, kind in owned if inspect.isfunction(function)]
     reached = {"forward"}
     while more := {n for name, f, _ in functions if name in reached for n in _names_of_self(f)} - reached:
         reached |= more
-    for name, function, owner in functions:
-        if name in reached or not any(word in name for word in _SETUP):
-            yield function, f"{owner}.{name}"
+    for name, function, kind in functions:
+        # Libraries mix dozens of conveniences into their models; a class that is no module counts where a forward uses it.
+        entry = (kind is None or issubclass(kind, nn.Module)) and not any(word in name for word in _SETUP)
+        if name in reached or entry:
+            yield function, f"{kind.__name__ if kind else 'its own'}.{name}"
 
 
 def _plain(value: Any) -> Any:
@@ -86,6 +88,7 @@ def _weight_paths(function: Any) -> tuple[Path, ...]:
         return ((_ANY,),) if _SUSPECT & set(function.__code__.co_names) else ()
     known = _bound_paths(tree, _receiver(function))
     harmless = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in _HARMLESS}
+    harmless |= {id(part) for n in ast.walk(tree) if _asks_the_type(n) for part in (n, *n.args)}
     found: list[Path] = []
     for node in ast.walk(tree):
         if id(node) in harmless or not isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -93,6 +96,10 @@ def _weight_paths(function: Any) -> tuple[Path, ...]:
         if isinstance(node, (ast.Attribute, ast.Call)):
             found += sorted(path[:-1] for path in _paths(node, known) if len(path) > 1 and path[-1] in _SUSPECT)
     return tuple(dict.fromkeys(found))
+
+
+def _asks_the_type(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "type")
 
 
 def _bound_paths(tree: ast.AST, receiver: str) -> dict[str, set[Path]]:

@@ -53,7 +53,7 @@ def fits(layer: Any, input: Tensor) -> bool:
     """Is the input of a shape that the layer takes?"""
     weight = layer.weight
     if weight.ndim == 2:
-        return input.ndim >= 1 and input.shape[-1] == weight.shape[1]
+        return input.ndim >= 1 and input.shape[-1] == weight.shape[0 if layer.transposed else 1]
     return weight.ndim - input.ndim in (0, 1) and input.shape[1 - weight.ndim] == weight.shape[1] * layer.groups
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,10 @@ class MaskedLayer(nn.Module):
     _filters: FilterPlan | None = None
     # Of sparsekit.prepared_weights, likewise.
     _prepared: Preparation | None = None
+    # Masked layers that share the weight, and so have to share the mask (sparsify keeps this list).
+    _twins: tuple[MaskedLayer, ...] = ()
+    # Is the weight stored as [in, out], the transpose of what nn.Linear stores?
+    transposed: bool = False
 
     def _stand_in(self, input: Tensor) -> Tensor | None:
         """What serves as the weight for this input instead of weight and mask."""
@@ -57,7 +62,7 @@ class MaskedLayer(nn.Module):
 
     @property
     def mask(self) -> Mask:
-        """Snapshot of the mask; assign a Mask to change it in place."""
+        """Snapshot of the mask; assign a Mask to change it in place, in all layers that share the weight."""
         return Mask(self.mask_words.clone(), tuple(self.weight.shape))
 
     @mask.setter
@@ -67,7 +72,9 @@ class MaskedLayer(nn.Module):
         if mask.shape != tuple(self.weight.shape):
             raise ValueError(f"mask: expected shape {tuple(self.weight.shape)}, got {mask.shape}")
         with torch.no_grad():
-            self.mask_words.copy_(shards.gathered(mask.words))
+            words = shards.gathered(mask.words)
+            for layer in (self, *(twin for twin in self._twins if twin.weight is self.weight)):
+                layer.mask_words.copy_(words)
 
     @property
     def spread_words(self) -> Tensor:
@@ -77,6 +84,13 @@ class MaskedLayer(nn.Module):
     def masked_weight(self) -> Tensor:
         """The effective weight ``where(m, weight, 0)``, detached: weight's shape, dtype and strides."""
         return ops.mask_weight(self.weight.detach(), self.mask_words)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLayer:
+        before = self.mask_words
+        super()._apply(fn, recurse)
+        if self.mask_words is not before:
+            self._buffers[WORDS] = _moved(before, self.mask_words, self.weight)
+        return self
 
     def _load_from_state_dict(
         self,
@@ -100,6 +114,20 @@ class MaskedLayer(nn.Module):
             telling = _MissingMask(key)
             telling.missing = missing_keys
             missing_keys[missing_keys.index(key)] = telling
+
+
+def _moved(before: Tensor, after: Tensor, weight: Tensor) -> Tensor:
+    """The words after a conversion of the whole module, which is meant for weights: bits have to arrive as they left.
+
+    ``to_empty`` leaves what lies in memory and ``type()`` turns bits into numbers. Words without data (the meta device)
+    become full ones where memory is given to them, as in a new layer.
+    """
+    if after.is_meta or type(before) is not Tensor or type(after) is not Tensor:
+        return after
+    if before.is_meta:
+        return Mask.full(weight.shape, after.device).words
+    same = before.to(after.device)
+    return after if after.dtype == same.dtype and torch.equal(after, same) else same.clone()
 
 
 def _words_problem(words: Tensor, weight: Tensor) -> str | None:

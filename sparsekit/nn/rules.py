@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -22,7 +23,10 @@ MASKED_CLASS: dict[type[nn.Module], type[MaskedLayer]] = {
     nn.Conv2d: MaskedConv2d,
     nn.Conv3d: MaskedConv3d,
 }
-PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
+# Layers of packages that need not be there: (module, class) -> (our module, our class), imported on demand.
+_FOREIGN = {
+    ("transformers.pytorch_utils", "Conv1D"): ("sparsekit.nn.conv1d_of_transformers", "MaskedConv1D"),
+}
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -47,6 +51,20 @@ def _sharded_kind(own: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module
 Rule = str | type[nn.Module]
 
 
+def masked_class(kind: type[nn.Module]) -> type[MaskedLayer] | None:
+    """The masked layer that a layer of class ``kind`` becomes, or None."""
+    if kind in MASKED_CLASS:
+        return MASKED_CLASS[kind]
+    module, name = _FOREIGN.get((kind.__module__, kind.__name__), ("", ""))
+    return getattr(importlib.import_module(module), name) if module else None
+
+
+def plain_class(kind: type[MaskedLayer]) -> type[nn.Module] | None:
+    """The class that ``sparsify`` made ``kind`` from; None for a masked layer that it never makes."""
+    plain = kind.__bases__[-1]
+    return plain if masked_class(plain) is kind else None
+
+
 def matches(name: str, module: nn.Module, rules: Sequence[Rule]) -> Rule | None:
     """The first glob over the module's name, or type of the module, that applies."""
     for rule in rules:
@@ -64,7 +82,7 @@ def own_reason(module: nn.Module) -> str | None:
         return "its forward was replaced on the object itself"
     if is_parametrized(module):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
-    if kind not in MASKED_CLASS and not isinstance(module, MaskedLayer):
+    if not isinstance(module, MaskedLayer) and masked_class(kind) is None:
         if isinstance(module, tuple(MASKED_CLASS)):
             return f"{kind.__name__} is a subclass with a behaviour of its own"
         return f"{kind.__name__} has no masked form"

@@ -8,7 +8,14 @@ from sparsekit.ops import schemas  # isort: skip  (defines the ops that the modu
 from sparsekit.ops import conv_routes, triton_linear  # noqa: F401  (add the Triton kernels to their ops)
 from sparsekit.ops.counts import flip_rate, mask_counts, mask_iou, regrow_count
 from sparsekit.ops.distributed import any_rank, dist_topk_mask
-from sparsekit.ops.layers import compute_dtype, masked_conv1d, masked_conv2d, masked_conv3d, masked_linear
+from sparsekit.ops.layers import (
+    compute_dtype,
+    effective_weight,
+    masked_conv1d,
+    masked_conv2d,
+    masked_conv3d,
+    masked_linear,
+)
 from sparsekit.ops.masks import (
     Selection,
     mask_weight,
@@ -34,6 +41,7 @@ __all__ = [
     "compute_dtype",
     "dispatch",
     "dist_topk_mask",
+    "effective_weight",
     "expand_units",
     "flip_rate",
     "group_scores",

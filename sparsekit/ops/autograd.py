@@ -102,6 +102,27 @@ class MaskedConvFunction(torch.autograd.Function):
         return (*_needed(name, (dy, x, weight), grads, needs), None, None, None, None, None)
 
 
+class EffectiveWeightFunction(torch.autograd.Function):
+    """``effective_weight`` with its backward, for products that have no masked op of their own."""
+
+    @staticmethod
+    def forward(weight: Tensor, words: Tensor, dtype: torch.dtype, dense_grad: bool) -> Tensor:
+        return torch.ops.sparsekit.mask_weight(weight, words, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        weight, words, _, ctx.dense_grad = inputs
+        ctx.save_for_backward(weight, words)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, words = ctx.saved_tensors
+        with torch.no_grad():
+            dw = dz.to(weight.dtype)
+            dw = dw.clone() if ctx.dense_grad else torch.ops.sparsekit.mask_weight(dw, words, weight.dtype)
+        return (_needed("effective_weight", (dz, weight), [dz, dw, dz], [False, True, False])[1], None, None, None)
+
+
 def _at_once(function: Any) -> Any:
     """The same function with forward and set-up in one, which torch.func cannot transform.
 
@@ -121,7 +142,9 @@ def _at_once(function: Any) -> Any:
     return AtOnce
 
 
-_AT_ONCE = {function: _at_once(function) for function in (MaskedLinearFunction, MaskedConvFunction)}
+_AT_ONCE = {
+    function: _at_once(function) for function in (MaskedLinearFunction, MaskedConvFunction, EffectiveWeightFunction)
+}
 
 
 def differentiable(function: Any, *inputs: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from sparsekit.ops import shards
-from sparsekit.ops.autograd import MaskedConvFunction, MaskedLinearFunction, differentiable
+from sparsekit.ops.autograd import EffectiveWeightFunction, MaskedConvFunction, MaskedLinearFunction, differentiable
 from sparsekit.ops.masks import check_words, choose
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -77,6 +77,20 @@ def masked_linear(
     check_words("masked_linear", words, weight.shape, device=weight.device)
     x, bias = _autocast("masked_linear", x, weight, bias)
     return differentiable(MaskedLinearFunction, x, weight, words, bias, dense_grad)
+
+
+def effective_weight(x: Tensor, weight: Tensor, words: Tensor, *, dense_grad: bool = False) -> Tensor:
+    """``where(m, weight, 0)`` as a product with ``x`` needs it: differentiable once, in the dtype that autocast wants.
+
+    Args:
+        x: what the weight will meet; only its device and dtype count.
+        weight: floating, any shape and strides.
+        words: int32 words of weight's shape, the packed mask m.
+        dense_grad: give ``weight`` the gradient of the result unmasked.
+    """
+    check_words("effective_weight", words, weight.shape, device=weight.device)
+    dtype = _autocast_dtype(x) or weight.dtype
+    return differentiable(EffectiveWeightFunction, weight, words, dtype, dense_grad)
 
 
 def _per_dim(function: str, argument: str, value: int | Sequence[int], n: int) -> list[int]:

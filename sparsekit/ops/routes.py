@@ -19,14 +19,17 @@ FUSED, PLAIN = "Triton, masked in registers", "masked weight, then {}"
 FEW = "compiled, masked while read"
 
 
-def layer_route(x: Tensor, weight: Tensor, geometry: Sequence[Any] = ()) -> str:
+def layer_route(x: Tensor, weight: Tensor, geometry: Sequence[Any] = (), *, transposed: bool = False) -> str:
     """What serves the forward pass of a masked layer, in words.
 
     Args:
         x: the input.
         weight: [out, in], or that of a convolution.
         geometry: stride, padding, dilation and groups of a convolution.
+        transposed: is the weight [in, out]? No kernel serves such a layer.
     """
+    if transposed:
+        return PLAIN.format("PyTorch")
     if x.is_cuda and proofs.triton_wanted() and weight.ndim in (2, 4):
         return _on_cuda(x, weight, geometry)
     if x.device.type == "cpu" and weight.ndim == 2 and _reads_masked(x, weight):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from sparsekit.pruners.base import Pruner
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.bip_options import BiPOptions
 from sparsekit.pruners.capture import captured
+from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions
 
@@ -19,6 +20,7 @@ __all__ = [
     "BiP",
     "BiPOptions",
     "CollapseWarning",
+    "Gradual",
     "IMPOptions",
     "Metrics",
     "OneShotMagnitude",

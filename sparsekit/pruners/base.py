@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Pruner protocol and what all pruners share: projection with its bookkeeping, one training step, fit, state."""
+"""What all pruners share: projection with its bookkeeping, one training step, fit, state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.gradients import Loss
+from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks, prepared_weights
 from sparsekit.nn.access import layers_by_weight
@@ -18,43 +19,12 @@ from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import check_keys, checked_count, checked_sparsity, cycle
+from sparsekit.pruners.checks import check_keys, check_orientation, checked_count, checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
-from sparsekit.pruners.metrics import CollapseWarning as CollapseWarning
 from sparsekit.pruners.metrics import Metrics, warn_of_collapse
 from sparsekit.pruners.ranks import Ranks
 
 READ_EVERY = 100
-
-
-@runtime_checkable
-class Pruner(Protocol):
-    """A state machine over a sparsified model; the training loop stays the user's."""
-
-    model: nn.Module
-    cost: Cost
-
-    @property
-    def masks(self) -> Masks:
-        """Snapshot of the masks; valid and exact after every step."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Has the last step been taken?"""
-        ...
-
-    def step(self, batches: Iterator[Any]) -> Metrics:
-        """Advance by one step, pulling as many batches as the algorithm needs."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that, with the model's own state_dict, continues the run bit by bit."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by the same class with the same arguments."""
-        ...
 
 
 class BasePruner:
@@ -74,6 +44,7 @@ class BasePruner:
         self.model, self.loss = model, loss
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
+        check_orientation(self.name, self.projection, self.layers)
         self.ranks = Ranks(self.name, model, self.layers, self.projection)
         stated = {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
         self.ranks.alike("arguments", lambda: None, **stated)
@@ -126,18 +97,28 @@ class BasePruner:
             self.ranks.check(self._step, weights=self.done)
         return Metrics(values, self._problems)
 
-    def fit(self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None) -> Masks:
+    def fit(
+        self,
+        loader: Iterable[Any],
+        on_step: Callable[[Metrics], None] | None = None,
+        logger: Logger | None = None,
+    ) -> Masks:
         """Run to the end, going through ``loader`` as often as needed.
 
         Args:
             loader: re-iterable source of batches.
             on_step: called with the metrics after every step.
+            logger: see sparsekit.loggers; it is given every step, and decides which ones to wait for.
         """
+        checked_logger(f"{self.name}.fit", logger)
         batches = cycle(self.name, loader)
         while not self.done:
             metrics = self.step(batches)
             if on_step is not None:
                 on_step(metrics)
+            if logger is not None:
+                logger.log(self._step, metrics)
+            # On a GPU problems show only when somebody reads, and reading waits: a compromise between the two.
             if self.done or self._step % READ_EVERY == 0:
                 metrics.read()
         return self.masks

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from sparsekit.pruners.base import Metrics
 from sparsekit.pruners.bip import BiP
+from sparsekit.pruners.protocol import Metrics
 
 WARM_UP = 3
 """Iterations that run as always before the first capture: buffers of optimizers, proofs of kernels, workspaces."""

@@ -11,6 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsekit.nn.masked import MaskedLayer
+from sparsekit.patterns import Unstructured
+from sparsekit.projection import Projection
+
 
 def checked_sparsity(function: str, sparsity: Any) -> float:
     """``sparsity`` if it is a number in [0, 1), else an error that names ``function``."""
@@ -29,6 +33,14 @@ def checked_count(function: str, argument: str, value: Any, least: int = 1) -> i
     if value < least:
         raise ValueError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
     return value
+
+
+def check_orientation(function: str, projection: Projection, layers: Mapping[str, MaskedLayer]) -> None:
+    """Raise ValueError for a pattern of outputs or inputs where a layer's weight has these the other way round."""
+    transposed = [name for name, layer in layers.items() if layer.transposed]
+    if transposed and not isinstance(projection.pattern, Unstructured):
+        expected = f"single weights, as layer {transposed[0]!r} stores its weight as [in, out]"
+        raise ValueError(f"{function}: projection: expected {expected}, got {projection.pattern!r}")
 
 
 def check_keys(function: str, state: Any, own: Iterable[str]) -> None:

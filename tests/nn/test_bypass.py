@@ -119,6 +119,20 @@ class OtherEntry(Base):
         return x @ self.fc.weight
 
 
+class Mixin:
+    """No module itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.fc.weight
+
+    def save(self) -> Tensor:
+        return self.other.weight.cpu()
+
+
+class Mixed(Mixin, Base):
+    pass
+
+
 class Inherited(Direct):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
@@ -139,6 +153,7 @@ CASES = {
     ReachedInit: ["fc"],
     OtherEntry: ["fc"],
     Inherited: ["fc"],
+    Mixed: ["fc"],
 }
 
 
@@ -202,9 +217,13 @@ class Harmless(Base):
     def set_size(self, n: int) -> None:
         self.fc.weight = nn.Parameter(self.fc.weight[:n])
 
+    def resize_head(self, n: int) -> None:
+        self.fc.weight = nn.Parameter(self.fc.weight[:n].clone())
+
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.fc.weight.dtype).to(self.fc.weight.device)
         assert self.fc.weight.shape[0] == 3 and self.fc.weight.requires_grad
+        assert isinstance(self.fc.weight, Tensor) and type(self.other.weight) is not Tensor
         for layer in self.layers:
             x = layer(x)
         return self.fc(x) * self.fc.bias

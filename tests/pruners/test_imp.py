@@ -18,8 +18,8 @@ from sparsekit.mask import Mask
 from sparsekit.nn import dense_state_dict, masked_layers, set_masks, sparsify
 from sparsekit.patterns import NM, Channel, Filter
 from sparsekit.projection import Projection
-from sparsekit.pruners.base import Pruner
 from sparsekit.pruners.imp import IMP, IMPOptions
+from sparsekit.pruners.protocol import Pruner
 from sparsekit.schedules import imp_ladder
 
 SPARSITY = 0.45  # three rounds: 0.2, 0.36, 0.45

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the callbacks share: a pruner that steps along with somebody else's training, and its state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsekit.loggers import Logger, checked_logger
+from sparsekit.mask import Mask, Masks
+from sparsekit.nn import masked_layers, masks, set_masks
+from sparsekit.nn.access import kept_weights
+from sparsekit.pruners.base import READ_EVERY
+from sparsekit.pruners.protocol import Metrics, Pruner
+
+MakePruner = Callable[[nn.Module], Pruner]
+
+
+class Driver:
+    """Steps a pruner once before each step of a training loop.
+
+    Args:
+        function: whose arguments these are, for errors.
+        pruner: a pruner, or a function model -> pruner that is called when training starts (then the model is where it
+            will be trained, and the optimizers exist).
+        logger: takes the metrics of each step of the pruner; or None.
+    """
+
+    def __init__(self, function: str, pruner: Pruner | MakePruner, logger: Logger | None) -> None:
+        if isinstance(pruner, type) or not (isinstance(pruner, Pruner) or callable(pruner)):
+            raise TypeError(f"{function}: pruner: expected a pruner or a function model -> pruner, got {pruner!r}")
+        self._function, self._given, self._logger = function, pruner, checked_logger(function, logger)
+        self._pruner: Pruner | None = pruner if isinstance(pruner, Pruner) else None
+        self._pending: Mapping[str, Any] | None = None
+        self._batches: Iterator[Any] | None = None
+        self._last = -1
+        self._sparsity: Tensor | None = None
+        self._model: nn.Module | None = None
+
+    @property
+    def pruner(self) -> Pruner:
+        """The pruner; the training has to have started if it is made by a function."""
+        if self._pruner is None:
+            raise ValueError(f"{self._function}: pruner: expected a training that has started, got none yet")
+        return self._pruner
+
+    def begin(self, model: nn.Module) -> None:
+        """Training starts: make the pruner, and take over the state of the run that is resumed, if one was loaded.
+
+        Raises:
+            ValueError: nothing is masked, or the masks are not those of the resumed checkpoint.
+        """
+        if not masked_layers(model):
+            raise ValueError(f"{self._function}: model: expected masked layers, got none; call sparsify first")
+        self._last = -1
+        state, self._pending = self._pending, None
+        if state is not None and (found := masks(model).hash()) != state["masks"]:
+            expected = f"the masks of the checkpoint ({state['masks'][:8]})"
+            reason = "sparsify the model before the trainer loads it"
+            raise ValueError(f"{self._function}: model: expected {expected}, got others ({found[:8]}); {reason}")
+        if self._pruner is None:
+            loaded = None
+            if state is not None:
+                # Some pruners prune or rewind when they are made, from full masks; a resumed run is past that.
+                loaded = copy.deepcopy(model.state_dict())
+                set_masks(
+                    model, {name: Mask.full(mask.shape, mask.words.device) for name, mask in masks(model).items()}
+                )
+            self._pruner = self._given(model)  # pyright: ignore[reportCallIssue]
+            if not isinstance(self._pruner, Pruner):
+                raise TypeError(f"{self._function}: pruner: expected a function that makes one, got {self._pruner!r}")
+            if loaded is not None:
+                model.load_state_dict(loaded)
+        if state is not None:
+            self.pruner.load_state_dict(state["pruner"])
+        self._model = model
+
+    def step(self, step: int, loader: Callable[[], Iterable[Any]]) -> Metrics:
+        """Before training step ``step``; called several times for one step (accumulated gradients), it acts once.
+
+        Args:
+            loader: gives a re-iterable of batches, should the pruner want any.
+
+        Returns:
+            The pruner's metrics and "sparsity", on the device; empty if there was nothing to do.
+        """
+        if step == self._last or self.pruner.done:
+            return Metrics({})
+        self._last = step
+        if self._batches is None:
+            self._batches = _endless(self._function, loader)
+        metrics = self.pruner.step(self._batches)
+        if self._sparsity is None or "flips" in metrics:
+            self._sparsity = sparsity(self.pruner.masks)
+        values = Metrics({**metrics, "sparsity": self._sparsity}, metrics._problems)
+        if step % READ_EVERY == 0 or self.pruner.done:
+            values.read()  # raises what went wrong on a device
+        if self._logger is not None:
+            self._logger.log(step, values)
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """What resumes the pruner; the masks themselves are part of the model's state."""
+        return {"pruner": self.pruner.state_dict(), "masks": masks(self._model or self.pruner.model).hash()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """State to take over when training starts."""
+        self._pending = state
+
+
+def sparsity(current: Masks) -> Tensor:
+    """Fraction of the masked weights removed: a 0-d float64 tensor on the masks' device."""
+    kept = kept_weights({name: mask.words for name, mask in current.items()}).sum()
+    return 1 - kept.double() / max(current.numel, 1)
+
+
+def _endless(function: str, loader: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    while True:
+        empty = True
+        for batch in loader():
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(f"{function}: loader: expected batches at each pass, got none")
