@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the tables of README.md from the rows under benchmarks/results: no row, no claim.
+"""Fills the tables of README.md and docs/kernels.md from the rows under benchmarks/results: no row, no claim.
 
 A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is a key of TABLES.
-``python -m sparsekit.benchmarks.readme`` rewrites the file, ``--check`` only tells whether it would change.
+``python -m sparsekit.benchmarks.readme`` rewrites the files, ``--check`` only tells whether it would change.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+DOCUMENTS = (README, README.parent / "docs" / "kernels.md")
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
@@ -63,6 +64,10 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     "kernels": kernel_table,
+    "kernels-ours": lambda rows: kernel_table(row for row in rows if str(row.get("provider")).startswith("sparsekit")),
+    "steps": lambda rows: kernel_table(
+        row for row in rows if row.get("bench") in ("step", "bip iteration", "overhead")
+    ),
     "topk": topk_table,
 }
 
@@ -92,24 +97,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sparsekit.benchmarks.readme", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is stale")
-    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
+    parser.add_argument("--readme", type=Path, nargs="+", default=DOCUMENTS, help="files with the markers")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with .jsonl files")
     options = parser.parse_args(arguments)
-    if not options.readme.is_file():
-        parser.error(f"--readme: expected a file, got {options.readme}")
-    old = options.readme.read_text(encoding="utf-8")
-    new = fill(old, read_rows(options.results) if options.results.exists() else [])
+    for document in options.readme:
+        if not document.is_file():
+            parser.error(f"--readme: expected a file, got {document}")
+    rows = read_rows(options.results) if options.results.exists() else []
+    return max([_renew(document, rows, options.check) for document in options.readme])
+
+
+def _renew(document: Path, rows: Sequence[Row], check: bool) -> int:
+    old = document.read_text(encoding="utf-8")
+    new = fill(old, rows)
     if new == old:
         return 0
-    if options.check:
-        print(f"{options.readme}: tables are stale; run python -m sparsekit.benchmarks.readme", file=sys.stderr)
+    if check:
+        print(f"{document}: tables are stale; run python -m sparsekit.benchmarks.readme", file=sys.stderr)
         return 1
 
     def write(target: str) -> None:
         Path(target).write_text(new, encoding="utf-8")
-        shutil.copymode(options.readme, target)
+        shutil.copymode(document, target)
 
-    replace_file(options.readme, write)
+    replace_file(document, write)
     return 0
 
 

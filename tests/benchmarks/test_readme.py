@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from comparison_rows import CONFIG, ENVIRONMENT, comparison
 
-from sparsekit.benchmarks.readme import EMPTY, README, RESULTS, TABLES, fill, kernel_table, main, topk_table
+from sparsekit.benchmarks.readme import DOCUMENTS, EMPTY, RESULTS, TABLES, fill, kernel_table, main, topk_table
 from sparsekit.benchmarks.rows import append_row, read_rows
 
 TEXT = """# x
@@ -159,6 +159,7 @@ def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--readme", str(tmp_path / "none.md")])
 
 
-def test_committed_readme_is_fresh() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_committed_tables_are_fresh(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
     assert fill(text, read_rows(RESULTS) if RESULTS.exists() else []) == text
