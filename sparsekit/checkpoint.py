@@ -156,7 +156,7 @@ def _read(file: Path) -> dict[str, Any]:
     function = "load_checkpoint"
     if not file.is_file():
         raise ValueError(f"{function}: path: expected a checkpoint, got {str(file)!r}, which is no file")
-    tensors, description = read_tensors(function, file, KEY, VERSION)
+    tensors, description, _ = read_tensors(function, file, KEY, VERSION)
     if description is None:
         raise ValueError(f"{function}: path: expected a file of save_checkpoint, got {str(file)!r} without {KEY!r}")
     try:

@@ -93,9 +93,11 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not file.is_file():
         folder = file.parent if file.name == FILE else file
         raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(folder)!r}")
-    tensors, description = read_tensors("load", file, SIDECAR, VERSION)
+    tensors, description, metadata = read_tensors("load", file, SIDECAR, VERSION)
     if description is None:
-        return tensors, {}
+        # So safetensors itself, and with it the Hugging Face hub, writes down tied weights.
+        tied = {name: first for name, first in metadata.items() if name not in tensors and first in tensors}
+        return tensors | {name: tensors[first] for name, first in tied.items()}, {}
     ties = description.get("ties", {})
     if not (isinstance(ties, dict) and all(isinstance(original, str) for original in ties.values())):
         raise ValueError(f"load: path: expected ties of name to name, got {ties!r}")

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -67,8 +68,10 @@ def _with_digest(text: str, old: str, new: str) -> str:
     return before + new + after
 
 
-def read_tensors(function: str, file: Path, key: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Tensors of a safetensors file, and the description under ``key`` of its metadata if there is one.
+def read_tensors(
+    function: str, file: Path, key: str, version: int
+) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
+    """Tensors of a safetensors file, the description under ``key`` of its metadata if there is one, and the metadata.
 
     Raises:
         ValueError: no readable safetensors file; a description that is no JSON object, or of a version above ``version``;
@@ -78,12 +81,13 @@ def read_tensors(function: str, file: Path, key: str, version: int) -> tuple[dic
         with safe_open(file, framework="pt") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
             metadata = content.metadata() or {}
+        _check_names(file)
     # What torch cannot hold (a shape with too many entries, say) is a RuntimeError.
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         expected = "expected a readable safetensors file"
         raise ValueError(f"{function}: path: {expected}, got {str(file)!r} ({error})") from error
     if key not in metadata:
-        return tensors, None
+        return tensors, None, metadata
     text = metadata[key]
     try:
         description = _parsed(text, key, version)
@@ -92,7 +96,14 @@ def read_tensors(function: str, file: Path, key: str, version: int) -> tuple[dic
             raise ValueError("expected the content that was saved, got a damaged one")
     except ValueError as error:
         raise ValueError(f"{function}: path: {error} (in {str(file)!r})") from error
-    return tensors, description
+    return tensors, description, metadata
+
+
+def _check_names(file: Path) -> None:
+    """Raise ValueError for a name that is there twice, of which safetensors takes the last without a word."""
+    with open(file, "rb") as content:
+        (size,) = struct.unpack("<Q", content.read(8))
+        parse_json(content.read(size).decode())
 
 
 def _parsed(text: str, key: str, version: int) -> dict[str, Any]:
