@@ -128,7 +128,9 @@ def load_checkpoint(
             raise ValueError(
                 f"load_checkpoint: {name}: expected one of {', '.join(state)} got no such section in {str(file)!r}"
             )
-    targets: dict[str, Stateful] = dict(given) | ({"rng": _Generators()} if rng else {})
+    targets: dict[str, Stateful] = dict(given)
+    if rng:
+        targets["rng"] = _Generators()
     _restore(file, targets, state | {"rng": generators})
     return {name: value for name, value in state.items() if name not in given}
 

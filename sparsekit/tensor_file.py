@@ -36,7 +36,7 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name]
         found.update(f"{name}:{str(value.dtype).removeprefix('torch.')}:{list(value.shape)}:".encode())
         if value.numel():
-            found.update(memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
