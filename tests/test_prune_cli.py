@@ -82,7 +82,10 @@ def test_a_signal_writes_a_checkpoint(
     assert not any((cut / "unfinished").glob("*")) and not any((cut / "dense").glob("*unfinished*"))
     done = run("resume", str(cut), "--json")
     row = json.loads(done.stdout)
-    assert done.exit_code == 0 and row["result"] == json.loads((whole / "run.json").read_text())["row"]["result"]
+    expected = json.loads((whole / "run.json").read_text())["row"]
+    assert done.exit_code == 0 and row["result"] == expected["result"]
+    assert all(row["cost"][name] == expected["cost"][name] for name in ("steps", "passes", "epochs", "dense_epochs"))
+    assert 0 < row["cost"]["seconds"] < 60 and row["dense"]["passes"] == expected["dense"]["passes"]
     assert run("resume", str(cut)).stdout == f"finished: {cut}\n"
 
 

@@ -231,9 +231,8 @@ class RoundPruner(BasePruner):
             renewed = self._fresh_optimizer(phase)
             load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
-        later = {name for step, name in self._captures.items() if step > self._step}
-        states = {name: tensors for name, tensors in state["states"].items() if name not in later}
-        self._states = {name: snapshot(self.model, tensors) for name, tensors in states.items()}
+        # A stand-in for what is not captured yet is replaced when it is.
+        self._states = {name: snapshot(self.model, tensors) for name, tensors in state["states"].items()}
         self._opened = int(state["opened"])
         self._optimizer = None
         if renewed:

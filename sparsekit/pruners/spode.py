@@ -236,5 +236,5 @@ class SpODE(BasePruner):
         self._start, self.density = float(state["start"]), float(state["density"])
         for name, m in self.gates.items():
             m.copy_(state["gates"][name])
-        scores = state["scores"] if self._step else {}
+        scores = state["scores"]  # stand-ins of zeros count as none
         self.scores = {n: scores[n].to(w.device, copy=True) for n, w in self.weights.items() if scores}
