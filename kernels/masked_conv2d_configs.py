@@ -55,22 +55,26 @@ class Shape:
     groups: int = 1
 
 
-# The kinds of masked_linear_configs.kind_of. Most channels in a group, of the result or (gradients) of the side that has
-# fewer -> tiles; the first line that fits.
+# The kinds of masked_linear_configs.kind_of. Most channels in a group -> tiles; the first line that fits. For products those of
+# the result, but FEW for those of the input, too; for gradients those of the side that has fewer.
 FEW, SOME, MANY = 15, 64, 1 << 62
 HOPPER_PRODUCTS: dict[str, dict[int, ProductTiles]] = {
     # Steps of 64 would leave the masked tile of the weight too few registers.
     "narrow": {
-        FEW: ProductTiles(64, 64, 32, 4, 3),
+        FEW: ProductTiles(64, 64, 32, 8, 3),
         SOME: ProductTiles(64, 128, 32, 4, 4),
         MANY: ProductTiles(128, 128, 32, 8, 4),
     },
     "masters": {
-        FEW: ProductTiles(64, 64, 32, 4, 3),
+        FEW: ProductTiles(64, 64, 32, 8, 3),
         SOME: ProductTiles(64, 128, 32, 4, 4),
         MANY: ProductTiles(128, 128, 32, 8, 4),
     },
-    "tf32": {SOME: ProductTiles(64, 64, 32, 4, 3), MANY: ProductTiles(128, 64, 32, 8, 3)},
+    "tf32": {
+        FEW: ProductTiles(64, 64, 32, 8, 3),
+        SOME: ProductTiles(64, 64, 32, 4, 3),
+        MANY: ProductTiles(128, 64, 32, 8, 3),
+    },
     "fp32": {MANY: ProductTiles(64, 128, 16, 8, 2)},
 }
 HOPPER_GRADIENTS: dict[str, dict[int, GradientTiles]] = {
@@ -102,10 +106,12 @@ def flat(channels: int, taps: int, step: int) -> bool:
     return taps > 1 and channels < step
 
 
-def product_tiles(kind: str, capability: tuple[int, int], features: int) -> ProductTiles:
-    """Tiles of y or dx with so many channels in a group, not settled."""
+def product_tiles(kind: str, capability: tuple[int, int], features: int, depth: int) -> ProductTiles:
+    """Tiles of y or dx with so many channels in a group, of the result and of what is summed, not settled."""
     table = HOPPER_PRODUCTS[kind] if capability[0] == 9 else ELSEWHERE_PRODUCTS
-    return next(tiles for most, tiles in table.items() if features <= most)
+    # Flat steps through few channels take many registers.
+    channels = depth if depth <= FEW else features
+    return next(tiles for most, tiles in table.items() if channels <= most)
 
 
 def gradient_tiles(kind: str, capability: tuple[int, int], outputs: int, inputs: int) -> GradientTiles:

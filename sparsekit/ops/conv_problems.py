@@ -61,7 +61,7 @@ def tiles_for(problem: Problem, capability: tuple[int, int], processors: int) ->
         return configs.settle_gradient(found, pixels, outputs, inputs, taps, s.groups, processors)
     if problem.product == "dx":
         pixels, inputs, outputs = s.batch * _area(s.size), outputs, inputs
-    found = configs.product_tiles(kind, capability, outputs)
+    found = configs.product_tiles(kind, capability, outputs, inputs)
     return configs.settle_product(found, pixels, outputs, inputs, taps, s.groups, processors)
 
 

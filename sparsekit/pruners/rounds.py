@@ -31,7 +31,7 @@ from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
 from sparsekit.pruners.metrics import Metrics
-from sparsekit.pruners.optimizer_state import load_optimizer_state
+from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
 from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -196,8 +196,13 @@ class RoundPruner(BasePruner):
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the states to rewind to, the optimizer and where in the rounds the run stands."""
-        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        own = {"opened": self._opened, "states": self._states, "optimizer": optimizer}
+        optimizer = self._optimizer
+        if optimizer is None and (trained := next((phase for phase in self.phases if phase.trains), None)):
+            optimizer = self._fresh_optimizer(trained)[0]
+        # What is captured later is there from the start: torch.distributed.checkpoint asks for what there is.
+        later = {name: captured(self.model) for name in self._captures.values()}
+        own = {"opened": self._opened, "states": later | self._states}
+        own["optimizer"] = None if optimizer is None else optimizer_state(optimizer)
         return super().state_dict() | own
 
     def _config(self) -> dict[str, Any]:
@@ -221,6 +226,7 @@ class RoundPruner(BasePruner):
             load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
         where = f"{self.name}: load_state_dict"
+        # A stand-in for what is not captured yet is replaced when it is.
         self._states = {n: checked_state(f"{where}: states[{n!r}]", self.model, t) for n, t in state["states"].items()}
         self._opened = int(state["opened"])
         self._optimizer = None

@@ -123,7 +123,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_variants_of_products(kind: str, name: str) -> None:
     options = {"transposed": False, **VARIANTS[name]}
     lines = configs.HOPPER_PRODUCTS[kind].values()
-    for tiles in [configs.product_tiles(kind, (9, 0), 1)] if name == "depthwise" else lines:
+    channels = {"depthwise": (1, 1), "stem": (64, 3)}.get(name)
+    for tiles in [configs.product_tiles(kind, (9, 0), *channels)] if channels else lines:
         check(product(kind, tiles, **options), KINDS[kind][3], True)
 
 
