@@ -7,7 +7,19 @@ import copy
 from typing import Any
 
 import torch
-from ddp_jobs import PRUNERS, ROUNDED, exact, linear_loss, own_batches, seen, undistributed, whole_batches
+from ddp_jobs import (
+    PRUNERS,
+    ROUNDED,
+    entropy,
+    exact,
+    linear_loss,
+    network,
+    own_batches,
+    real_batches,
+    seen,
+    undistributed,
+    whole_batches,
+)
 from processes import all_raise, everyone
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -109,6 +121,8 @@ def refused(rank: int, world: int) -> None:
     all_raise(
         lambda: sk.cached_weights(model).__enter__(), "ValueError", "cached_weights: model: expected plain weights"
     )
+    for call in (lambda: sk.save(model, "nowhere"), lambda: sk.load(model, "nowhere")):
+        all_raise(call, "ValueError", "model: expected plain weights, got the DTensor `fc.weight`; gather and spread")
     z = {"fc": torch.ones(10, 36, dtype=torch.float64)}
     batch = next(own_batches(rank, world, 2))
     all_raise(
@@ -134,3 +148,19 @@ def refused(rank: int, world: int) -> None:
     fully_shard(half.fc, mesh=mesh)  # pyright: ignore[reportArgumentType]
     text = "BiP: model: expected the masked weights all plain, or all DTensors on one mesh, got 1 of 2"
     all_raise(lambda: PRUNERS["BiP"](half, linear_loss, None), "ValueError", text)
+
+
+def statistics(rank: int, world: int) -> None:
+    """A network with BatchNorm: masks and statistics are the same on all ranks."""
+    torch.manual_seed(0)
+    model = network(0)
+    sk.sparsify(model)
+    start = copy.deepcopy(model.state_dict())
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))  # pyright: ignore[reportArgumentType]
+    for name in ("OneShotMagnitude", "IMP"):
+        sk.set_masks(model, {n: sk.Mask.full(m.shape) for n, m in sk.masks(model).items()})
+        pruner, batches = PRUNERS[name](model, entropy, start), real_batches(rank)
+        while not pruner.done:
+            pruner.step(batches)
+        buffers = {key: b.tolist() for key, b in model.named_buffers()}
+        assert everyone(buffers) == [buffers] * world and pruner.masks.sparsity > 0.6, name
