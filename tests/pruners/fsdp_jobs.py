@@ -60,7 +60,7 @@ def masks_of_one_process(rank: int, world: int) -> None:
             continue
         alone, whole, mine = exact(1), whole_batches(2), own_batches(rank, world, 2)
         start = copy.deepcopy(alone.state_dict())
-        for order in ORDERS if name == "BiP" else [ORDERS[i % 4]]:
+        for order in ORDERS if name == "BiP" and world == 2 else [ORDERS[i % 4]]:
             alone, whole, mine = exact(1), whole_batches(2), own_batches(rank, world, 2)
             model = sharded(order, world)
             assert isinstance(model.fc.weight, DTensor) and type(model.fc.mask_words) is torch.Tensor
@@ -72,7 +72,9 @@ def masks_of_one_process(rank: int, world: int) -> None:
             assert everyone(got) == [got] * world
             state, target = get_model_state_dict(model, options=WHOLE), alone.state_dict()
             for key, value in state.items() if rank == 0 else ():
-                torch.testing.assert_close(value, target[key], rtol=1e-5 if name in ROUNDED else 0, atol=1e-5)
+                torch.testing.assert_close(
+                    value, target[key], rtol=1e-5 if name in ROUNDED else 0, atol=1e-5 if name in ROUNDED else 0
+                )
             if rank == 0:
                 exact(3).load_state_dict(state)
 
@@ -88,9 +90,10 @@ def finalized(rank: int, world: int) -> None:
         optimizers = []
         for target, batch in ((model, (x, t)), (alone, whole)):
             optimizer = sk.MaskedSGD(target.parameters(), target, lr=0.25, momentum=0.5, weight_decay=0.5)
-            guarded = torch.optim.Adam(target.parameters(), lr=0.0)
+            guarded = torch.optim.Adam(target.parameters(), lr=0.125)
             guard = sk.guard_(guarded, target)
             for _ in range(2):
+                target(batch[0])  # without a backward pass it leaves weights gathered
                 optimizer.zero_grad()
                 linear_loss(target, batch).backward()
                 optimizer.step()
@@ -98,6 +101,10 @@ def finalized(rank: int, world: int) -> None:
             guard.remove()
             optimizers.append(optimizer)
         assert torch.equal(model(whole[0]), alone(whole[0])), order
+        gradients, kept = sk.dense_gradients(model, linear_loss, (x, t))[1], model.fc.weight.grad
+        for n, gradient in sk.dense_gradients(alone, linear_loss, whole)[1].items():
+            assert torch.equal(gradients[n].full_tensor(), gradient), (order, n)  # pyright: ignore
+        assert kept is model.fc.weight.grad and kept is not None
         dense = {key: value.full_tensor() for key, value in sk.dense_state_dict(model).items()}
         for key, value in sk.dense_state_dict(alone).items():
             assert torch.equal(dense[key], value), (order, key)
@@ -118,6 +125,7 @@ def refused(rank: int, world: int) -> None:
     """What does not work says so on all ranks, by name."""
     model = sharded(ORDERS[0], world)
     all_raise(lambda: PRUNERS["SpODE"](model, linear_loss, None), "ValueError", "SpODE: model: expected plain weights")
+    model(torch.ones(1, 4, 3, 3, dtype=torch.float64))  # leaves the weights of the root gathered
     all_raise(
         lambda: sk.cached_weights(model).__enter__(), "ValueError", "cached_weights: model: expected plain weights"
     )
