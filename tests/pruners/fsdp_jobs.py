@@ -90,7 +90,7 @@ def finalized(rank: int, world: int) -> None:
         optimizers = []
         for target, batch in ((model, (x, t)), (alone, whole)):
             optimizer = sk.MaskedSGD(target.parameters(), target, lr=0.25, momentum=0.5, weight_decay=0.5)
-            guarded = torch.optim.Adam(target.parameters(), lr=0.125)
+            guarded = torch.optim.Adam(target.parameters(), lr=0.125, weight_decay=0.5)
             guard = sk.guard_(guarded, target)
             for _ in range(2):
                 target(batch[0])  # without a backward pass it leaves weights gathered
@@ -101,7 +101,11 @@ def finalized(rank: int, world: int) -> None:
             guard.remove()
             optimizers.append(optimizer)
         assert torch.equal(model(whole[0]), alone(whole[0])), order
-        gradients, kept = sk.dense_gradients(model, linear_loss, (x, t))[1], model.fc.weight.grad
+        raw = get_model_state_dict(model, options=WHOLE)
+        for key, value in alone.state_dict().items() if rank == 0 else ():
+            assert torch.equal(raw[key], value), (order, key)  # pruned weights too, as the guard has kept them
+        kept = model.fc.weight.grad  # pyright: ignore
+        gradients = sk.dense_gradients(model, linear_loss, (x, t))[1]
         for n, gradient in sk.dense_gradients(alone, linear_loss, whole)[1].items():
             assert torch.equal(gradients[n].full_tensor(), gradient), (order, n)  # pyright: ignore
         assert kept is model.fc.weight.grad and kept is not None
