@@ -66,6 +66,7 @@ def gradients_at(
     """
     if create_graph and replicas.group_of(model) is not None:
         raise ValueError("gradients_at: create_graph: expected False in DistributedDataParallel, got True")
+    shards.reshard(model)
     if any(shards.is_spread(p) for p in model.parameters()):
         raise ValueError("gradients_at: model: expected plain weights, got DTensors; use dense_gradients")
     keep = {name for name, value in z.items() if create_graph and value.requires_grad}

@@ -25,6 +25,7 @@ from sparsekit.mask import Mask, Masks
 from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
 from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
+from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
 from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
 
@@ -33,19 +34,17 @@ MASK_SOURCES = ("stored", "dense", "infer")
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Save a sparsified model into the directory ``path``, atomically.
+    """Save a sparsified model into the directory ``path``, atomically; returns the directory.
 
     Args:
-        model: sparsified; every entry of its state_dict must be a tensor.
+        model: sparsified, alone or in DistributedDataParallel; every entry of its state_dict must be a tensor.
         path: directory, made if needed; an earlier checkpoint in it is replaced only once the new one is complete.
-
-    Returns:
-        The directory.
 
     Raises:
         ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module, or no path.
     """
     _check_arguments("save", model, path)
+    model = replicas.plain_network("save", model)
     if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
     tensors, ties = _unshared(model.state_dict())
@@ -138,6 +137,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
             where ``masks="stored"``. The model is unchanged then. TypeError: no Module, or no path.
     """
     _check_arguments("load", model, path)
+    given, model = model, replicas.plain_network("load", model)
     choose("load", "masks", masks, MASK_SOURCES)
     file = Path(path)
     file = file / FILE if file.is_dir() else file
@@ -172,7 +172,7 @@ def _load(model: nn.Module, file: Path, masks: str) -> nn.Module:
     taken = masks == "stored"
     layers = masked_layers(model).items()
     set_masks(model, {n: Mask(stored[n], tuple(v.weight.shape)) if taken else _inferred(v, masks) for n, v in layers})
-    return model
+    return given
 
 
 def _is_mask(name: str) -> bool:

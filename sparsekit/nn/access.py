@@ -19,10 +19,12 @@ from sparsekit.ops import replicas, shards
 def masked_layers(model: nn.Module) -> dict[str, MaskedLayer]:
     """Masked layers by name in module order; layers that share one weight appear once, under the first name.
 
-    In DistributedDataParallel the names are those that the network has without it.
+    In DistributedDataParallel the names are those that the network has without it. Weights that fully_shard has left
+    gathered are put away, so do not call it in a forward pass.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"masked_layers: model: expected a torch.nn.Module, got {type(model).__name__}")
+    shards.reshard(model)
     seen: set[int] = set()
     layers: dict[str, MaskedLayer] = {}
     for name, module in replicas.unwrapped(model).named_modules():

@@ -77,6 +77,7 @@ def cached_weights(model: nn.Module) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
     if not layers:
         raise ValueError("cached_weights: model: expected masked layers, got none; call sparsify first")
+    shards.reshard(model)
     if any(shards.is_spread(p) for p in model.parameters()):
         raise ValueError(
             "cached_weights: model: expected plain weights, got DTensors, which each forward pass gathers anew"

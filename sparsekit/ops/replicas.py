@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsekit.ops import agreement
+from sparsekit.ops import agreement, shards
 
 # Elements of one collective: large enough for full speed, small beside a network.
 _BUCKET = 1 << 23
@@ -37,6 +37,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(getattr(inner, "_orig_mod", None), nn.Module):
         inner = inner._orig_mod
     return inner
+
+
+def plain_network(function: str, model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel; raises ValueError where processes have parts of weights only."""
+    network = unwrapped(model)
+    if name := next((n for n, p in network.named_parameters() if shards.is_spread(p)), None):
+        remedy = "gather and spread states with torch.distributed.checkpoint.state_dict"
+        raise ValueError(f"{function}: model: expected plain weights, got the DTensor `{name}`; {remedy}")
+    return network
 
 
 def group_of(model: nn.Module) -> Any:

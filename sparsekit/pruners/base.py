@@ -32,8 +32,6 @@ class BasePruner:
 
     def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
         self.name = type(self).__name__
-        if isinstance(model, nn.Module):
-            shards.reshard(model)
         self.layers: dict[str, MaskedLayer] = masked_layers(model)
         if not self.layers:
             raise ValueError(f"{self.name}: model: expected masked layers, got nothing to prune; call sparsify first")

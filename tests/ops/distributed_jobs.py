@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from oracles import pack_oracle, topk_oracle
@@ -259,6 +260,8 @@ def disagreement(rank: int, world: int) -> None:
     total = 9 * world
     text = f"dist_topk_mask: kept: expected an int in [0, {total}], got {total + 1}"
     all_raise(call(kept=total + 1), "ValueError", text)
+    whole, _ = ops.dist_topk_mask([scores[0]], np.int64(2))  # as topk_mask, which takes numpy's integers
+    assert torch.equal(whole[0], ops.dist_topk_mask([scores[0]], 2).masks[0])
     assert int(ops.popcount(ops.dist_topk_mask(scores, total).masks[0])) == 9
 
 

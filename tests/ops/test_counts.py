@@ -49,6 +49,7 @@ def test_literal() -> None:
     assert ops.mask_counts(before, after).tolist() == [[3, 3, 2]]
     assert ops.mask_iou(before, after).item() == 0.5
     assert ops.flip_rate(before, after, numel=4).item() == 0.5
+    assert ops.flip_rate(before, after, numel=np.int64(4)).item() == 0.5  # pyright: ignore[reportArgumentType]
     assert ops.regrow_count(before, after).item() == 1 == ops.regrow_count([after], [before]).item()
     extremes = torch.tensor([[-1, 0, -(2**31), 2**31 - 1]], dtype=torch.int32)
     assert ops.mask_counts(extremes, extremes.flip(1)).tolist() == [[64, 64, 62]]
