@@ -24,7 +24,7 @@ from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
 from sparsekit.benchmarks.training import OnStep, clock, ignore, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import remove_partial, replace_file
 
 ADOPTED = "adopted.safetensors"
 
@@ -156,6 +156,7 @@ class Workbench:
             init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
             name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
             file = self.out / "dense" / f"{name}.safetensors"
+            remove_partial(file)
             state, row = _read(file, self.recipe.device) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]

@@ -80,9 +80,9 @@ class Keeper:
         Raises:
             ValueError: it is damaged, or of other work.
         """
+        remove_partial(self.file)
         if not self.file.exists():
             return {}
-        remove_partial(self.file)
         values = load_checkpoint(self.file, rng=False)
         if values.pop("identity", None) != self._identity:
             raise ValueError(
@@ -124,8 +124,7 @@ class Keeper:
     def remove(self) -> None:
         """The work is done, and its result is safe."""
         self.file.unlink(missing_ok=True)
-        if self.file.parent.is_dir():
-            remove_partial(self.file)
+        remove_partial(self.file)
 
 
 class Watch:

@@ -8,7 +8,6 @@ digest over all. It is written beside the old one and renamed over it, so a kill
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.optimizer_state import check_optimizer_state
 from sparsekit.random_state import random_state, set_random_state
 from sparsekit.state_tree import decode, encode
-from sparsekit.tensor_file import read_description, read_tensors, write_tensors
+from sparsekit.tensor_file import read_tensors, write_tensors
 
 KEY, FORMAT, VERSION = "training.json", "sparsekit.training", 1
 MISFITS = (
@@ -86,9 +85,8 @@ def save_checkpoint(
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"save_checkpoint: {error}") from error
     description = {"format": FORMAT, "version": VERSION, "torch": str(torch.__version__), "state": node}
-    text = json.dumps(description, allow_nan=False)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(file, tensors, KEY, text)
+    write_tensors(file, tensors, KEY, description)
     return file
 
 
@@ -130,7 +128,9 @@ def load_checkpoint(
             raise ValueError(
                 f"load_checkpoint: {name}: expected one of {', '.join(state)} got no such section in {str(file)!r}"
             )
-    targets: dict[str, Stateful] = dict(given) | ({"rng": _Generators()} if rng else {})
+    targets: dict[str, Stateful] = dict(given)
+    if rng:
+        targets["rng"] = _Generators()
     _restore(file, targets, state | {"rng": generators})
     return {name: value for name, value in state.items() if name not in given}
 
@@ -158,10 +158,9 @@ def _read(file: Path) -> dict[str, Any]:
     function = "load_checkpoint"
     if not file.is_file():
         raise ValueError(f"{function}: path: expected a checkpoint, got {str(file)!r}, which is no file")
-    tensors, text = read_tensors(function, file, KEY)
-    if text is None:
+    tensors, description, _ = read_tensors(function, file, KEY, VERSION)
+    if description is None:
         raise ValueError(f"{function}: path: expected a file of save_checkpoint, got {str(file)!r} without {KEY!r}")
-    description = read_description(function, file, KEY, text, VERSION)
     try:
         if description.get("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {description.get('format')!r}")

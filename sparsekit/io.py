@@ -26,7 +26,7 @@ from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsi
 from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
 from sparsekit.ops.masks import choose
-from sparsekit.tensor_file import read_description, read_tensors, replace_file, write_tensors
+from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
 
 FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
 MASK_SOURCES = ("stored", "dense", "infer")
@@ -56,8 +56,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     description |= {"layers": layers, "ties": ties}
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(description, indent=2)
-    write_tensors(folder / FILE, tensors, SIDECAR, text)
+    text = json.dumps(json.loads(write_tensors(folder / FILE, tensors, SIDECAR, description)), indent=2)
     replace_file(folder / SIDECAR, lambda target: Path(target).write_text(text + "\n"))
     return folder
 
@@ -94,10 +93,11 @@ def read_saved(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not file.is_file():
         folder = file.parent if file.name == FILE else file
         raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(folder)!r}")
-    tensors, text = read_tensors("load", file, SIDECAR)
-    if text is None:
-        return tensors, {}
-    description = read_description("load", file, SIDECAR, text, VERSION)
+    tensors, description, metadata = read_tensors("load", file, SIDECAR, VERSION)
+    if description is None:
+        # So safetensors itself, and with it the Hugging Face hub, writes down tied weights.
+        tied = {name: first for name, first in metadata.items() if name not in tensors and first in tensors}
+        return tensors | {name: tensors[first] for name, first in tied.items()}, {}
     ties = description.get("ties", {})
     if not (isinstance(ties, dict) and all(isinstance(original, str) for original in ties.values())):
         raise ValueError(f"load: path: expected ties of name to name, got {ties!r}")

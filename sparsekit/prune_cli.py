@@ -84,7 +84,7 @@ def resume(
             if as_json:
                 print(json.dumps(run.row, indent=2))
             else:
-                OUT.print(f"finished: {folder}", highlight=False)
+                OUT.print(f"finished: {folder}", highlight=False, soft_wrap=True)
             return
         set_threads(run.threads, run.config.recipe.data)
         bench = job.Workbench(run.config.recipe, folder, run.root, _checked(checkpoint_every))

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,10 @@ from torch import Tensor
 
 from sparsekit.state_tree import parse_json
 
-DIGEST = "sha256"
+if sys.platform != "win32":
+    import fcntl
+
+DIGEST, ZEROS = "sha256", "0" * 64
 PARTIAL = ".partial"
 
 
@@ -29,69 +36,94 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name]
         found.update(f"{name}:{str(value.dtype).removeprefix('torch.')}:{list(value.shape)}:".encode())
         if value.numel():
-            found.update(memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
-def write_tensors(file: Path, tensors: dict[str, Tensor], key: str, text: str) -> None:
+def write_tensors(file: Path, tensors: dict[str, Tensor], key: str, description: Mapping[str, Any]) -> str:
     """Replace ``file`` by tensors (contiguous, on the CPU) and a description under ``key`` of the metadata.
+
+    Returns:
+        The description as JSON, with the digest of all as "sha256": computed with zeros in its place.
 
     Raises:
         OSError: the file cannot be written; an earlier one is as it was, and nothing is left beside it.
     """
-    metadata = {key: text, DIGEST: digest(text, tensors)}
+    text = json.dumps({**description, DIGEST: ZEROS}, allow_nan=False)
+    text = _with_digest(text, ZEROS, digest(text, tensors))
 
     def write(target: str) -> None:
         try:
-            save_file(tensors, target, metadata=metadata)
+            save_file(tensors, target, metadata={key: text})
         except SafetensorError as error:
             raise OSError(f"{file}: expected a file that can be written, got {error}") from error
 
     replace_file(file, write)
+    return text
 
 
-def read_tensors(function: str, file: Path, key: str) -> tuple[dict[str, Tensor], str | None]:
-    """Tensors of a safetensors file, and the description under ``key`` of its metadata if there is one.
+def _with_digest(text: str, old: str, new: str) -> str:
+    """The digest is the last entry of the description."""
+    before, _, after = text.rpartition(old)
+    return before + new + after
+
+
+def read_tensors(
+    function: str, file: Path, key: str, version: int
+) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
+    """Tensors of a safetensors file, the description under ``key`` of its metadata if there is one, and the metadata.
 
     Raises:
-        ValueError: no readable safetensors file, or one whose digest says that it is not what was written.
+        ValueError: no readable safetensors file; a description that is no JSON object, or of a version above ``version``;
+            content that is not what the digest in the description was made of.
     """
     try:
         with safe_open(file, framework="pt") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
             metadata = content.metadata() or {}
+        _check_names(file)
     # What torch cannot hold (a shape with too many entries, say) is a RuntimeError.
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         expected = "expected a readable safetensors file"
         raise ValueError(f"{function}: path: {expected}, got {str(file)!r} ({error})") from error
-    text = metadata.get(key)
-    if text is not None and DIGEST in metadata and metadata[DIGEST] != digest(text, tensors):
-        raise ValueError(f"{function}: path: expected the content that was saved, got damaged {str(file)!r}")
-    return tensors, text
+    if key not in metadata:
+        return tensors, None, metadata
+    text = metadata[key]
+    try:
+        description = _parsed(text, key, version)
+        found = description.get(DIGEST)
+        if found is not None and found != digest(_with_digest(text, str(found), ZEROS), tensors):
+            raise ValueError("expected the content that was saved, got a damaged one")
+    except ValueError as error:
+        raise ValueError(f"{function}: path: {error} (in {str(file)!r})") from error
+    return tensors, description, metadata
 
 
-def read_description(function: str, file: Path, key: str, text: str, version: int) -> dict[str, Any]:
-    """The JSON object in ``text``, which has a "version" of at most ``version``; nothing else is checked."""
+def _check_names(file: Path) -> None:
+    """Raise ValueError for a name that is there twice, of which safetensors takes the last without a word."""
+    with open(file, "rb") as content:
+        (size,) = struct.unpack("<Q", content.read(8))
+        parse_json(content.read(size).decode())
+
+
+def _parsed(text: str, key: str, version: int) -> dict[str, Any]:
     try:
         description = parse_json(text)
     except ValueError as error:
-        raise ValueError(
-            f"{function}: path: expected JSON in the metadata {key!r}, got {error} (in {str(file)!r})"
-        ) from error
+        raise ValueError(f"expected JSON in the metadata {key!r}, got {error}") from error
     if not isinstance(description, dict):
-        got = type(description).__name__
-        raise ValueError(f"{function}: path: expected a JSON object in {key!r}, got {got} (in {str(file)!r})")
+        raise ValueError(f"expected a JSON object in {key!r}, got {type(description).__name__}")
     found = description.get("version", version)
     if type(found) is not int or not 1 <= found <= version:
-        raise ValueError(f"{function}: path: expected format version <= {version}, got {found!r} (in {str(file)!r})")
+        raise ValueError(f"expected format version <= {version}, got {found!r}")
     return description
 
 
 def replace_file(target: Path, write: Callable[[str], Any]) -> None:
     """Write a file next to ``target``, then rename it over: readers see the old one or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
-    os.close(handle)
     try:
+        _locked(handle)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -101,6 +133,8 @@ def replace_file(target: Path, write: Callable[[str], Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -113,10 +147,23 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def _locked(handle: int) -> bool:
+    """Lock an open file unless another process has; the lock ends with the process. False where locks do not exist."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def remove_partial(target: Path) -> None:
-    """Remove what processes killed while they wrote ``target`` have left; no other process may be writing it."""
-    for stray in target.parent.glob(f".{target.name}.*{PARTIAL}"):
-        stray.unlink(missing_ok=True)
+    """Remove what processes killed while they wrote ``target`` have left, and nothing that is being written."""
+    for stray in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
+        with suppress(FileNotFoundError), open(stray, "rb") as file:
+            if _locked(file.fileno()):
+                stray.unlink(missing_ok=True)
 
 
 def _permissions(target: Path) -> int:

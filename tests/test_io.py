@@ -72,7 +72,9 @@ def rewrite(path: Path, change: Any = None, metadata: Any = None) -> Path:
     file = path / "model.safetensors"
     tensors = load_file(file)
     with safe_open(file, framework="pt") as content:
-        kept = {key: text for key, text in content.metadata().items() if key != "sha256"}
+        description = json.loads(content.metadata()["sparsity.json"])
+    description.pop("sha256")
+    kept = {"sparsity.json": json.dumps(description)}
     if change is not None:
         change(tensors)
     other = path.parent / f"{path.name}-changed.safetensors"

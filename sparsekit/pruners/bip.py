@@ -32,7 +32,7 @@ from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_
 from sparsekit.pruners.checks import check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
-from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state
+from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
 
 
 class BiP(BasePruner):
@@ -216,7 +216,7 @@ class BiP(BasePruner):
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the scores and both optimizers."""
         scores = {} if self.options.tied else {name: s.clone() for name, s in self.scores_for_ranking().items()}
-        own = {"scores": scores, "upper": self.upper.state_dict(), "lower": self.lower.state_dict()}
+        own = {"scores": scores, "upper": optimizer_state(self.upper), "lower": optimizer_state(self.lower)}
         return super().state_dict() | own
 
     def _config(self) -> dict[str, Any]:

@@ -31,6 +31,9 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
                 raise ValueError(f"optimizer: expected options {', '.join(mine)}, got none for {name}")
             if isinstance(option, float) and not isinstance(given[name], (int, float, Tensor)):
                 raise ValueError(f"optimizer: {name}: expected a number, got {given[name]!r}")
+    lacking = [n for n in state.get("entries", ()) if n not in entries]
+    if lacking:
+        raise ValueError(f"optimizer: expected the state of all parameters that have some, got none for {lacking[0]!r}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     by_number = dict(zip([n for part in numbers for n in part or ()], parameters, strict=True))
     for number, entry in entries.items():
@@ -50,7 +53,39 @@ def _check_entry(where: str, name: str, value: Any, parameter: Tensor) -> None:
         raise ValueError(f"{where}: expected numbers like the parameter's, got {value.dtype}")
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state_dict with all entries that it can ever have, and "entries": the parameters that have some in truth.
+
+    torch.distributed.checkpoint reads only what the state of the present object asks for, and an optimizer that has not
+    stepped yet would ask for nothing; here it asks for the state that a copy of it gets by a step without gradients.
+    """
+    state = optimizer.state_dict()
+    numbers = [n for group in state["param_groups"] for n in group["params"]]
+    entries = [n for n in numbers if n in state["state"]]
+    if len(entries) < len(numbers):
+        made = _first_state(optimizer)
+        lacking = {n: made[n] for n in numbers if n not in state["state"] and n in made}
+        state = {**state, "state": {**state["state"], **lacking}}
+    return {**state, "entries": entries}
+
+
+def _first_state(optimizer: torch.optim.Optimizer) -> Mapping[int, Any]:
+    """What a step without gradients adds to a copy of an optimizer; nothing where that cannot be found out."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    # A copy of an optimizer of another's making has lost its own attributes; torch's step needs none.
+    torch_made = next((c for c in type(twin).__mro__ if c.__module__.startswith("torch.optim")), None)
+    if torch_made is None or torch_made is torch.optim.Optimizer:
+        return {}
+    torch_made.step(twin)  # pyright: ignore[reportCallIssue]
+    return twin.state_dict()["state"]
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Check a state, then take over a copy: torch would share the tensors, and training on would change the caller's."""
     check_optimizer_state(optimizer, state)
-    optimizer.load_state_dict(copy.deepcopy(dict(state)))
+    entries = state.get("entries", state["state"].keys())
+    own = {n: entry for n, entry in state["state"].items() if n in entries}
+    optimizer.load_state_dict(copy.deepcopy({"state": own, "param_groups": state["param_groups"]}))

@@ -30,7 +30,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner, Metrics
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
-from sparsekit.pruners.optimizer_state import load_optimizer_state
+from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
 from sparsekit.pruners.rewind_state import checked_state, mask_keys, snapshot
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -202,8 +202,13 @@ class RoundPruner(BasePruner):
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the states to rewind to, the optimizer and where in the rounds the run stands."""
-        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        own = {"opened": self._opened, "states": self._states, "optimizer": optimizer}
+        optimizer = self._optimizer
+        if optimizer is None and (trained := next((phase for phase in self.phases if phase.trains), None)):
+            optimizer = self._fresh_optimizer(trained)[0]
+        # What is captured later is there from the start: torch.distributed.checkpoint asks for what there is.
+        later = {name: snapshot(self.model, self.model.state_dict()) for name in self._captures.values()}
+        own = {"opened": self._opened, "states": later | self._states}
+        own["optimizer"] = None if optimizer is None else optimizer_state(optimizer)
         return super().state_dict() | own
 
     def _config(self) -> dict[str, Any]:
@@ -226,7 +231,9 @@ class RoundPruner(BasePruner):
             renewed = self._fresh_optimizer(phase)
             load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
-        self._states = {name: snapshot(self.model, tensors) for name, tensors in state["states"].items()}
+        later = {name for step, name in self._captures.items() if step > self._step}
+        states = {name: tensors for name, tensors in state["states"].items() if name not in later}
+        self._states = {name: snapshot(self.model, tensors) for name, tensors in states.items()}
         self._opened = int(state["opened"])
         self._optimizer = None
         if renewed:

@@ -215,7 +215,11 @@ class SpODE(BasePruner):
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the gates, the momentum of the scores and the density reached."""
         own: dict[str, Any] = {"start": self._start, "density": self.density}
-        own |= {key: {n: t.clone() for n, t in getattr(self, key).items()} for key in ("gates", "scores")}
+        own["gates"] = {name: m.clone() for name, m in self.gates.items()}
+        # Before the first step there are none, but torch.distributed.checkpoint has to know that there will be.
+        own["scores"] = {name: s.clone() for name, s in self.scores.items()}
+        if self.options.score_momentum and not self.scores:
+            own["scores"] = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in self.weights.items()}
         return super().state_dict() | own
 
     def _check_state(self, where: str, state: Any) -> None:
@@ -232,6 +236,5 @@ class SpODE(BasePruner):
         self._start, self.density = float(state["start"]), float(state["density"])
         for name, m in self.gates.items():
             m.copy_(state["gates"][name])
-        self.scores = {
-            n: state["scores"][n].to(w.device, copy=True) for n, w in self.weights.items() if state["scores"]
-        }
+        scores = state["scores"] if self._step else {}
+        self.scores = {n: scores[n].to(w.device, copy=True) for n, w in self.weights.items() if scores}

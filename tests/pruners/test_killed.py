@@ -20,7 +20,8 @@ PROGRAM = Path(__file__).with_name("killed_jobs.py")
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parent, PROGRAM.parents[1])))}
     command = [sys.executable, str(PROGRAM), str(folder), str(SEED)]
     subprocess.run(command, env=environment, timeout=300, check=True)
     return json.loads((folder / "report.json").read_text())
