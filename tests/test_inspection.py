@@ -45,6 +45,13 @@ def test_a_model_and_its_checkpoint_look_alike(tmp_path: Path) -> None:
     assert sk.inspect(tmp_path / "model.safetensors") == stored
 
 
+def test_layers_come_in_the_order_of_the_modules(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"b": nn.Linear(4, 4), "a": nn.Linear(4, 4)})
+    sk.sparsify(model)
+    found = sk.inspect(sk.save(model, tmp_path))
+    assert [layer.name for layer in found.layers] == ["b", "a"] and found.mask_hash == sk.masks(model).hash()
+
+
 def test_the_numbers_of_a_layer() -> None:
     model = pruned().to(torch.float64)
     conv, linear = sk.inspect(model).layers
