@@ -29,7 +29,9 @@ def grid(methods: Iterable[str], sparsities: Iterable[float], seeds: int, recipe
     """
     names, levels = list(methods), list(sparsities)
     for name in names:
-        as_method(name)
+        if not as_method(name).structured and recipe.structure != "unstructured":
+            expected = f"unstructured for {name}"
+            raise ValueError(f"compare: structure: expected {expected}, got {recipe.structure!r}")
     if not names or not levels or seeds < 1:
         expected = "at least one method, one sparsity and one seed"
         raise ValueError(f"compare: expected {expected}, got {names}, {levels}, seeds={seeds}")

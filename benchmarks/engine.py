@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.data import Data, load_data
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
+from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
 from sparsekit.benchmarks.training import OnStep, clock, ignore, train
 from sparsekit.io import load
-from sparsekit.nn import dense_state_dict, sparsify
+from sparsekit.nn import dense_state_dict
 from sparsekit.tensor_file import remove_partial, replace_file
 
 ADOPTED = "adopted.safetensors"
@@ -67,7 +68,7 @@ class Workbench:
         self._dense: dict[int, Dense] = {}
         self._warm = False
         # An unknown network or glob is an error now, not after hours of dense training.
-        sparsify(self.network(seed=0), skip=recipe.skip)
+        sparsify_for(self.network(seed=0), recipe)
 
     @property
     def images(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.allocation import Uniform
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.projection import Projection
 from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, SpODE
@@ -46,6 +47,7 @@ class Method:
     build: makes the pruner. finetune: is the pruner followed by fine-tuning for ``recipe.epochs``?
     passes: (recipe, sparsity, images of an epoch) -> cost of a run in dense-equivalent epochs, fine-tuning included.
     steps: (recipe, sparsity, steps of an epoch) -> pruner steps of a run, fine-tuning excluded.
+    structured: can it prune filters and channels?
     """
 
     build: Callable[[Start], BasePruner]
@@ -53,7 +55,16 @@ class Method:
     steps: Callable[[Recipe, float, int], int]
     finetune: bool = False
     ode_batches: bool = False
+    structured: bool = True
     summary: str = ""
+
+
+def projection_of(recipe: Recipe) -> Projection:
+    """What masks look like: explicit for every method, so that all of a comparison count alike.
+
+    Filters and channels are counted layer by layer, as in the papers, and at least one of each layer stays.
+    """
+    return Projection() if recipe.structure == "unstructured" else Projection(recipe.structure, Uniform(min_keep=1))  # pyright: ignore
 
 
 def make_sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
@@ -77,6 +88,7 @@ def _imp(rewind: str) -> Callable[[Start], BasePruner]:
             steps_per_round=start.steps,
             rewind=rewind,
             rewind_state=start.init if rewind == "init" else None,
+            projection=projection_of(start.recipe),
             options=IMPOptions(rate=start.recipe.imp_rate),
         )
 
@@ -89,19 +101,37 @@ def _budget(recipe: Recipe) -> int:
 
 def _imp_budget(start: Start) -> BasePruner:
     budget = _budget(start.recipe) * start.steps_per_epoch
-    options = IMPOptions(rate=start.recipe.imp_rate)
-    optimizer = make_sgd(start.recipe)
-    return IMP(start.model, start.loss, start.sparsity, optimizer=optimizer, budget=budget, options=options)
+    return IMP(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        budget=budget,
+        projection=projection_of(start.recipe),
+        options=IMPOptions(rate=start.recipe.imp_rate),
+    )
 
 
 def _omp(start: Start) -> BasePruner:
-    optimizer = make_sgd(start.recipe)
-    return OMP(start.model, start.loss, start.sparsity, optimizer=optimizer, steps=start.steps, rewind_state=start.init)
+    return OMP(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        steps=start.steps,
+        rewind_state=start.init,
+        projection=projection_of(start.recipe),
+    )
 
 
 def _one_shot(start: Start) -> BasePruner:
     return OneShotMagnitude(
-        start.model, start.loss, start.sparsity, optimizer=make_sgd(start.recipe), steps=start.steps
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        steps=start.steps,
+        projection=projection_of(start.recipe),
     )
 
 
@@ -118,8 +148,7 @@ def _bip(cubic: bool = False, released: bool = False, **options: Any) -> Callabl
             upper_lr=recipe.upper_lr,
             gamma=1e4 if released else recipe.gamma,
             schedule=ramp if cubic else None,
-            # Explicit, so that every method of a comparison counts alike.
-            projection=Projection(),
+            projection=projection_of(recipe),
             options=BiPOptions(variant="released" if released else "paper", **options),
         )
 
@@ -127,7 +156,14 @@ def _bip(cubic: bool = False, released: bool = False, **options: Any) -> Callabl
 
 
 def _spode(start: Start) -> BasePruner:
-    return SpODE(start.model, start.loss, start.sparsity, steps=start.recipe.ode_steps, radius=start.recipe.radius)
+    return SpODE(
+        start.model,
+        start.loss,
+        start.sparsity,
+        steps=start.recipe.ode_steps,
+        radius=start.recipe.radius,
+        projection=projection_of(start.recipe),
+    )
 
 
 def _rounds(recipe: Recipe, sparsity: float) -> int:
@@ -168,7 +204,11 @@ METHODS: dict[str, Method] = {
         summary="BiP in one pass with tied scores and a cubic ramp",
     ),
     "bip-released": Method(
-        _bip(released=True), _phase_epochs(2), _phase_steps, summary="BiP as the released code does"
+        _bip(released=True),
+        _phase_epochs(2),
+        _phase_steps,
+        structured=False,
+        summary="BiP as the released code does",
     ),
     "bip-finetune": Method(
         _bip(), _phase_epochs(3), _phase_steps, finetune=True, summary="BiP as in the paper, then fine-tuning"

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from sparsekit.benchmarks.engine import Workbench, accuracy
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import Keeper, Watch
+from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.methods import Start, as_method
 from sparsekit.benchmarks.recipe import RunConfig, as_json
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, cross_entropy, ignore
-from sparsekit.nn import masks, sparsify
+from sparsekit.nn import masks
 from sparsekit.pruners.base import Metrics
 
 # The batches and random numbers of a run's phases; 0 is the dense training.
@@ -77,7 +78,7 @@ def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = N
     dense = bench.dense(config.seed, progress.dense(config.seed, recipe.dense_epochs * bench.steps_per_epoch))
     model = bench.network(config.seed)
     model.load_state_dict(dense.state)
-    sparsify(model, skip=recipe.skip)
+    sparsify_for(model, recipe)
     model.train()
     on_step = progress.run(config, total_steps(config, bench))
     bench.warm_up()

@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsekit.pruners.checks import checked_count, checked_sparsity
 
+STRUCTURES = ("unstructured", "filter", "channel")
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
     "momentum": ("a number in (0, 1)", lambda x: 0 < x < 1),
@@ -35,6 +36,7 @@ class Recipe:
     imp_rate: fraction of the remaining weights that a round of IMP removes.
     budget_epochs: retraining epochs of budgeted IMP over all its rounds; 0 means twice ``epochs``.
     upper_lr, gamma: of BiP's scores. ode_steps, ode_batch, radius: of SpODE.
+    structure: what is pruned together: "unstructured", or in every layer alike "filter" or "channel".
     device: "cpu" or "cuda"; part of the identity because a row holds times.
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     ode_steps: int = 100
     ode_batch: int = 128
     radius: float = 1.1
+    structure: str = "unstructured"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class Recipe:
         if isinstance(self.skip, str):
             raise TypeError(f"Recipe: skip: expected a tuple of globs, got {self.skip!r}")
         object.__setattr__(self, "skip", tuple(self.skip))
+        if self.structure not in STRUCTURES:
+            raise ValueError(f"Recipe: structure: expected one of {', '.join(STRUCTURES)}, got {self.structure!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"Recipe: device: expected cpu or cuda, got {self.device!r}")
 
@@ -115,6 +120,9 @@ def identity(values: dict[str, Any]) -> str:
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON values, which know no inf."""
     values = asdict(recipe) | {"skip": list(recipe.skip)}
+    if recipe.structure == Recipe.structure:
+        # Rows of before there were structures stay comparable with new ones.
+        del values["structure"]
     return {name: str(value) if value == math.inf else value for name, value in values.items()}
 
 

@@ -37,7 +37,9 @@ def _finite(value: Any) -> Any:
 
 def plain_table(title: str, left: tuple[str, ...], right: tuple[str, ...], caption: str = "") -> Table:
     """A table for 80 columns: text on the left, which is folded and never cut, and numbers on the right."""
-    table = Table(title=escape(title), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(title), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in left:
         table.add_column(column, overflow="fold")
     for column in right:

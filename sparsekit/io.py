@@ -142,14 +142,15 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     try:
-        return _load(model, file, masks)
+        _load(model, file, masks)
     except ValueError as error:
         if str(file) in str(error):
             raise
         raise ValueError(f"{error} (in {str(file)!r})") from error
+    return given
 
 
-def _load(model: nn.Module, file: Path, masks: str) -> nn.Module:
+def _load(model: nn.Module, file: Path, masks: str) -> None:
     tensors, description = read_saved(file)
     stored = {name[: -len(WORDS)].rstrip("."): words for name, words in tensors.items() if _is_mask(name)}
     present = masked_layers(model)
@@ -172,7 +173,6 @@ def _load(model: nn.Module, file: Path, masks: str) -> nn.Module:
     taken = masks == "stored"
     layers = masked_layers(model).items()
     set_masks(model, {n: Mask(stored[n], tuple(v.weight.shape)) if taken else _inferred(v, masks) for n, v in layers})
-    return given
 
 
 def _is_mask(name: str) -> bool:

@@ -280,6 +280,15 @@ BAD = [
     bad("--skip *", "sparsify: model: expected at least one layer to mask, got none"),
     bad("--device tpu", "Recipe: device: expected cpu or cuda, got 'tpu'"),
     bad("--threads 0", "--threads: expected an int >= 1, got 0"),
+    bad("--structure block", "Recipe: structure: expected one of unstructured, filter, channel, got 'block'"),
+    bad(
+        "--structure filter --methods imp,bip-released",
+        "structure: expected unstructured for bip-released, got 'filter'",
+    ),
+    bad(
+        "--structure channel --skip 1,3",
+        "compare: structure: expected a layer to prune by channel but the first, got none",
+    ),
 ]
 
 

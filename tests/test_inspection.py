@@ -45,6 +45,13 @@ def test_a_model_and_its_checkpoint_look_alike(tmp_path: Path) -> None:
     assert sk.inspect(tmp_path / "model.safetensors") == stored
 
 
+def test_layers_come_in_the_order_of_the_modules(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"b": nn.Linear(4, 4), "a": nn.Linear(4, 4)})
+    sk.sparsify(model)
+    found = sk.inspect(sk.save(model, tmp_path))
+    assert [layer.name for layer in found.layers] == ["b", "a"] and found.mask_hash == sk.masks(model).hash()
+
+
 def test_the_numbers_of_a_layer() -> None:
     model = pruned().to(torch.float64)
     conv, linear = sk.inspect(model).layers
@@ -122,7 +129,9 @@ def test_a_file_that_contradicts_itself(tmp_path: Path) -> None:
     words = tensors["3.mask_words"]
     words[0, 0] ^= 1
     description = (tmp_path / "sparsity.json").read_text()
-    save_file(tensors, file, metadata={"sparsity.json": description})
+    # Written by somebody else, without the digest that would have told at once.
+    told = {key: value for key, value in json.loads(description).items() if key != "sha256"}
+    save_file(tensors, file, metadata={"sparsity.json": json.dumps(told)})
     layer, whole = sk.inspect(file).problems
     assert layer.startswith("3: the file describes it as") and whole.startswith("the file says that its masks have")
     (tmp_path / "sparsity.json").write_text(json.dumps(json.loads(description) | {"sparsity": 0.1}))

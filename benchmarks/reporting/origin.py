@@ -20,6 +20,8 @@ def subject(group: Group) -> str:
     parts = [f"{sparsity} sparsity", count(len(group.seeds), "seed"), count(len(group.runs), "finished run")]
     if "network" in config and "data" in config:
         parts.insert(0, f"{config['network']} on {PurePath(str(config['data'])).name}")
+    if config.get("structure", "unstructured") != "unstructured":
+        parts.insert(1, f"whole {config['structure']}s")
     return ", ".join(parts)
 
 

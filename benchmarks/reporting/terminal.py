@@ -105,9 +105,13 @@ def _failures(group: Group) -> Table:
 
 
 def _table(title_: str, caption: str, columns: Iterable[str]) -> Table:
-    table = Table(title=escape(title_), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(title_), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in ("sparsity", "method", *columns):
-        table.add_column(column, justify="left" if column in ("method", "verdict", "error") else "right")
+        table.add_column(
+            column, overflow="fold", justify="left" if column in ("method", "verdict", "error") else "right"
+        )
     return table
 
 

@@ -109,6 +109,7 @@ CHANGES: dict[str, Any] = {
     "ode_steps": 7,
     "ode_batch": 7,
     "radius": 7.0,
+    "structure": "filter",
     "device": "cuda",
 }
 

@@ -106,6 +106,12 @@ def test_problems(tmp_path: Path) -> None:
     ]
 
 
+def test_of_structured_runs_the_fraction_of_weights_is_not_held_against_them(tmp_path: Path) -> None:
+    one = row(seed=3) | {"sparsity": 0.5}
+    one["config"]["structure"] = "filter"
+    assert run_problems(read_run(write(tmp_path, one))) == []
+
+
 def test_the_same_methods_are_paired_over_shared_seeds(tmp_path: Path) -> None:
     old, new = [0.80, 0.81, 0.79, 0.5], [0.82, 0.80, 0.81]
     a = write(tmp_path / "a", *(row(seed=i, test_accuracy=x, seconds=2.0 + i) for i, x in enumerate(old)), row("imp"))
