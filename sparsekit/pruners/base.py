@@ -81,7 +81,9 @@ class BasePruner:
 
     def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
-            raise ValueError(f"{self.name}: step: expected a run that is not done, got step {self._step + 1}")
+            raise ValueError(
+                f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
+            )
         shards.reshard(self.model)
         if self._loaded:  # only now has the model's own state been loaded as well
             self.ranks.check(self._step, weights=True)

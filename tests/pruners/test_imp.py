@@ -310,7 +310,7 @@ PROJECTIONS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sparsekit.pruners.base.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::sparsekit.pruners.metrics.CollapseWarning")
 @pytest.mark.parametrize("projection", PROJECTIONS.values(), ids=PROJECTIONS)
 @pytest.mark.parametrize("tiny", [0.0, 1e-44, 1e-30])
 def test_masks_are_nested_when_all_weights_tie(projection, tiny):
