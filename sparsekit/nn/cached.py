@@ -22,6 +22,8 @@ class WeightCache:
     def __init__(self) -> None:
         self.key: tuple[Any, ...] = ()
         self.weight: Tensor | None = None
+        # Held, because the memory of a tensor that is gone is given out again, with the same address and version.
+        self.sources: tuple[Tensor, ...] = ()
 
     def __reduce__(self) -> tuple[type, tuple]:
         # A copy of the layer outlives the context.
@@ -29,7 +31,7 @@ class WeightCache:
 
     def drop(self) -> None:
         """Forget the masked weight."""
-        self.key, self.weight = (), None
+        self.key, self.weight, self.sources = (), None, ()
 
     def of(self, layer: MaskedLayer, input: Tensor) -> Tensor | None:
         """The masked weight for this input; None where the op has to serve, be it to refuse the input."""
@@ -45,7 +47,8 @@ class WeightCache:
             return None
         key = (weight.data_ptr(), weight._version, words.data_ptr(), words._version, dtype, weight.stride())
         if key != self.key:
-            self.key, self.weight = key, ops.mask_weight(weight.detach(), words, dtype)
+            self.sources = weight.detach(), words.detach()
+            self.key, self.weight = key, ops.mask_weight(self.sources[0], words, dtype)
         return self.weight
 
 

@@ -25,6 +25,8 @@ class FilterPlan:
     def __init__(self) -> None:
         self.key: tuple[Any, ...] = ()
         self.rows: Tensor | None = None
+        # Held, because the memory of words that are gone is given out again, with the same address and version.
+        self.words: Tensor | None = None
 
     def __reduce__(self) -> tuple[type, tuple]:
         # A copy of the layer outlives the context.
@@ -42,7 +44,7 @@ class FilterPlan:
             return None
         key = (words.data_ptr(), words._version, words.device)
         if key != self.key:
-            self.key, self.rows = key, _worthwhile(words, weight)
+            self.key, self.rows, self.words = key, _worthwhile(words, weight), words.detach()
         return self.rows
 
 

@@ -16,6 +16,9 @@ from sparsekit.pruners.protocol import Metrics
 WARM_UP = 3
 """Iterations that run as always before the first capture: buffers of optimizers, proofs of kernels, workspaces."""
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+"""Types of what is no tensor in a batch: their repr tells all of them apart."""
+
 
 class _CudaGraph:
     """One captured piece of work, on a stream and in a memory pool that all pieces of a pruner share."""
@@ -91,6 +94,11 @@ class _Iteration:
 def _signature(drawn: list[Any]) -> tuple[Any, ...]:
     """What the batches of one graph share."""
     leaves, structure = tree_flatten(drawn)
+    for leaf in leaves:
+        # The graph would go on with the contents of the first one.
+        if not isinstance(leaf, (Tensor, *PLAIN)):
+            expected = "tensors and plain values in tuples, lists and dicts"
+            raise TypeError(f"captured: batches: expected {expected}, got {type(leaf).__name__}")
     facts = tuple((tuple(x.shape), x.dtype, x.stride()) if isinstance(x, Tensor) else repr(x) for x in leaves)
     return structure, facts
 
@@ -131,6 +139,8 @@ class Captured:
                 )
 
     def __getattr__(self, name: str) -> Any:
+        if name == "pruner":  # on the way to a copy, which has nothing yet
+            raise AttributeError(name)
         return getattr(self.pruner, name)
 
     def step(self, batches: Iterator[Any]) -> Metrics:
@@ -149,11 +159,12 @@ class Captured:
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         pruner = self.pruner
         drawn, target = pruner._prepare(batches)
+        signature = _signature(drawn)
         if self._eager < WARM_UP:
             self._eager += 1
             return self._graphs.eagerly(lambda: pruner._iterate(drawn, target))
         (group,) = pruner.upper.param_groups
-        key = group["lr"], target, _signature(drawn)
+        key = group["lr"], target, signature
         if key not in self._iterations:
             found = _Iteration(self._graphs.new(), drawn)
             found.capture(pruner, target)

@@ -122,6 +122,22 @@ def test_a_changed_mask_is_seen():
         torch.testing.assert_close(model(x).detach(), expected(model, x)[0])
 
 
+def test_new_words_at_the_address_of_earlier_ones_are_seen():
+    model, x = build()
+    layer = model[0]
+    with torch.no_grad(), sk.compacted_filters(model):
+        layer.weight.nan_to_num_(1.0)
+        full = layer.mask.dense()
+        for shift in range(1, 20):
+            model(x)
+            plan = layer._filters
+            assert plan.words.data_ptr() == layer.mask_words.data_ptr()
+            layer.mask_words = layer.mask_words.clone()
+            layer.mask_words = sk.Mask.from_dense(full.roll(shift, 0)).words
+            assert plan.words.data_ptr() != layer.mask_words.data_ptr()
+            torch.testing.assert_close(model(x), F.conv2d(x, layer.masked_weight(), layer.bias, padding=1))
+
+
 def test_dense_gradients_and_stand_ins_are_served_as_always():
     model, x = build()
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
@@ -171,6 +171,9 @@ def test_tied_weights_and_frozen_ones():
     expected, theirs = passes(both, x, False)
     found, ours = passes(both, x, True)
     assert torch.equal(found, expected) and equal(ours, theirs) and ours["0.weight"] is None
+    with sk.prepared_weights(both):
+        model.a.bias.requires_grad_(False)
+        assert not both[0](x).requires_grad and both[1](both[0](x)).requires_grad
 
 
 def test_unused_layers_have_no_gradient():
@@ -234,3 +237,75 @@ def test_bad_inputs_are_refused_as_always():
     model, _ = build()
     with sk.prepared_weights(model), pytest.raises(ValueError, match="masked_conv2d: x: expected 6 input channels"):
         model.b(torch.randn(1, 5, 6, 6))
+
+
+def step(model: Net) -> None:
+    with torch.no_grad():
+        model.b.weight.mul_(2)
+
+
+def replacement(model: Net) -> None:
+    model.b.weight = nn.Parameter(model.b.weight.detach() * 2)
+
+
+def new_mask(model: Net) -> None:
+    model.b.weight.data.nan_to_num_(1.0)
+    model.b.mask = sk.Mask.full(model.b.weight.shape)
+
+
+def new_words(model: Net) -> None:
+    model.b.weight.data.nan_to_num_(1.0)
+    model.b.mask_words = sk.Mask.full(model.b.weight.shape).words
+
+
+def dense(model: Net) -> None:
+    model.b.dense_grad = True
+
+
+def frozen(model: Net) -> None:
+    model.b.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [step, replacement, new_mask, new_words, dense, frozen])
+@pytest.mark.parametrize("graph", [True, False])
+def test_changes_inside_are_seen(change, graph):
+    (model, x), (other, _) = build(), build()
+    change(other)
+    with torch.set_grad_enabled(graph), sk.prepared_weights(model):
+        model(x)
+        change(model)
+        with torch.enable_grad():
+            found, ours = passes(model, x, False)
+    expected, theirs = passes(other, x, False)
+    assert torch.equal(found, expected) and equal(ours, theirs) and ours["a.weight"] is not None
+
+
+def test_functional_calls_and_transforms_inside():
+    model, x = build()
+    expected, own = model(x), {name: p.detach() for name, p in model.named_parameters()}
+    doubled = {name: p * 2 for name, p in own.items()}
+    twice = torch.func.functional_call(model, doubled, (x,))
+
+    def loss(p: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, p, (x,)).square().sum()
+
+    theirs = torch.func.grad(loss)(own)
+    with sk.prepared_weights(model):
+        assert equal(torch.func.grad(loss)(own), theirs)
+        assert torch.equal(torch.func.functional_call(model, doubled, (x,)), twice)
+        assert torch.equal(model(x), expected)
+
+
+def test_contexts_that_end_in_another_order_leave_nothing_behind():
+    model, x = build()
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(sk.prepared_weights(model))
+    model(x)
+    second.enter_context(sk.prepared_weights(model))
+    model(x)
+    first.close()
+    second.close()
+    model.b.weight.data.mul_(2)
+    found = model(x)
+    copied = copy.deepcopy(model)
+    assert copied.b._prepared is None and torch.equal(found, copied(x))

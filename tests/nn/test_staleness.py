@@ -249,3 +249,15 @@ def test_copies_and_states_know_nothing_of_a_cache() -> None:
     for wrong, error in ((nn.Linear(2, 2), ValueError), (3, TypeError)):
         with pytest.raises(error, match="cached_weights: model: expected"), sk.cached_weights(wrong):  # type: ignore
             pass
+
+
+def test_cached_weights_see_tensors_at_the_address_of_earlier_ones() -> None:
+    model = Net()
+    sk.sparsify(model)
+    with torch.no_grad(), sk.cached_weights(model):
+        for _ in range(10):
+            model(X)
+            # The second one often lies where the first one was, and has the same version.
+            for _ in range(2):
+                model.conv.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+            torch.testing.assert_close(model(X), expected(model))

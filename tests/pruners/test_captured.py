@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +167,20 @@ def test_refusals(imitated, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match="captured: pruner: expected a model on a CUDA device, got one on cpu"):
         sk.captured(build())
+
+
+def test_batches_whose_tensors_are_hidden_are_refused(imitated):
+    ours = sk.captured(build())
+    hidden = (SimpleNamespace(batch=batch) for batch in batches())
+    with pytest.raises(TypeError, match="captured: batches: expected tensors and plain values .* got SimpleNamespace"):
+        ours.step(hidden)
+
+
+def test_attributes_are_the_pruners_and_copies_can_be_made(imitated):
+    ours = sk.captured(build())
+    assert copy.copy(ours).pruner is ours.pruner and ours.gamma == 1.0
+    with pytest.raises(AttributeError, match="'BiP' object has no attribute 'nothing'"):
+        ours.nothing()
 
 
 @pytest.mark.gpu
