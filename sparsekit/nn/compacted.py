@@ -73,7 +73,7 @@ def compacted_filters(model: nn.Module) -> Iterator[None]:
     """While the context lasts, Conv2d layers whose masks remove whole filters compute only the filters that are left.
 
     The result is that of the masked layer, for training and evaluation and for any mask: what is left is masked as
-    always. Layers that would not gain stay as they are: where more than MOST_KEPT of the filters keep a weight, where one
+    always; only an input that is inf or NaN gives the removed filters their bias here and NaN there. Layers that would not gain stay as they are: where more than MOST_KEPT of the filters keep a weight, where one
     output sums few products (LEAST_PRODUCTS), and grouped ones. A mask that changes is read again, for which the host
     waits; replays of CUDA graphs and edits through ``.data`` are not seen, so make them outside. Under compile, export,
     tracing, graph capture and ``dense_gradient`` layers compute everything. To remove filters for good, cut them out.

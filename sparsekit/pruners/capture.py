@@ -164,7 +164,7 @@ class Captured:
             self._eager += 1
             return self._graphs.eagerly(lambda: pruner._iterate(drawn, target))
         (group,) = pruner.upper.param_groups
-        key = group["lr"], target, signature
+        key = group["lr"], target, pruner.model.training, signature
         if key not in self._iterations:
             found = _Iteration(self._graphs.new(), drawn)
             found.capture(pruner, target)
