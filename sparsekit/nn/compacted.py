@@ -72,11 +72,12 @@ def spread(y: Tensor, rows: Tensor, bias: Tensor | None, filters: int) -> Tensor
 def compacted_filters(model: nn.Module) -> Iterator[None]:
     """While the context lasts, Conv2d layers whose masks remove whole filters compute only the filters that are left.
 
-    The result is that of the masked layer, for training and evaluation and for any mask: what is left is masked as
-    always; only an input that is inf or NaN gives the removed filters their bias here and NaN there. Layers that would not gain stay as they are: where more than MOST_KEPT of the filters keep a weight, where one
-    output sums few products (LEAST_PRODUCTS), and grouped ones. A mask that changes is read again, for which the host
-    waits; replays of CUDA graphs and edits through ``.data`` are not seen, so make them outside. Under compile, export,
-    tracing, graph capture and ``dense_gradient`` layers compute everything. To remove filters for good, cut them out.
+    The result is that of the masked layer, for training and evaluation and for any mask: what is left is masked as always.
+    Only under an inf or NaN of the input do removed filters give their bias here and NaN there. Layers that would not gain
+    stay as they are: where more than MOST_KEPT of the filters keep a weight, where one output sums few products
+    (LEAST_PRODUCTS), and grouped ones. A mask that changes is read again, for which the host waits; replays of CUDA graphs
+    and edits through ``.data`` are not seen, so make them outside. Under compile, export, tracing, graph capture and
+    ``dense_gradient`` layers compute everything. To remove filters for good, cut them out.
 
     Args:
         model: with masked Conv2d layers.
