@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.bench_rows import bench_rows, main
-from sparsekit.benchmarks.engine import cross_entropy
+from sparsekit.benchmarks.training import cross_entropy
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.timing import compare_times
 from sparsekit.loggers import JSONLLogger
