@@ -77,7 +77,9 @@ def digest_of(weights: Path) -> str:
 
 
 def check_free(folder: Path, run: RunFile) -> None:
-    """Raise ValueError if the folder has an unfinished run with other options."""
+    """Raise ValueError if there is no folder but a file, or the folder has an unfinished run with other options."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"prune: out: expected a folder, got the file {str(folder)!r}")
     if not (folder / FILE).exists():
         return
     earlier = RunFile.read(folder)

@@ -13,9 +13,9 @@ from torch import nn
 pytest.importorskip("scipy")
 
 import sparsekit as sk  # noqa: E402
-from sparsekit.benchmarks.recipe import RunConfig  # noqa: E402
+from sparsekit.benchmarks.recipe import RunConfig, recipe_for  # noqa: E402
 from sparsekit.benchmarks.rows import append_row  # noqa: E402
-from sparsekit.benchmarks.run_folder import RunFile  # noqa: E402
+from sparsekit.benchmarks.run_folder import RunFile, check_free  # noqa: E402
 from sparsekit.benchmarks.runs import diff_runs, read_run, run_problems  # noqa: E402
 from sparsekit.benchmarks.statistics import paired_difference  # noqa: E402
 
@@ -145,3 +145,9 @@ def test_two_runs_of_one_method_each_are_paired_whatever_they_are(tmp_path: Path
 def test_no_shared_seed_is_no_pair(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", row(seed=0)), write(tmp_path / "b", row(seed=1))
     assert diff_runs(read_run(a), read_run(b)).pairs == ()
+
+
+def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="prune: out: expected a folder, got the file"):
+        check_free(tmp_path / "file", RunFile(RunConfig("bip", 0.5, 0, recipe_for("digits")), None, ".data", None))
