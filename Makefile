@@ -21,7 +21,7 @@ demo: $(VENV)/.installed-bench
 	@echo "Report: $(abspath $(OUT))/report.html"
 
 # Two processes with one thread each; more threads on the small tensors of the tests only get in each other's way.
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.installed-dev

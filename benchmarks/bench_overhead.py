@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.bench_rows import bench_rows, main
-from sparsekit.benchmarks.training import cross_entropy
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.timing import compare_times
+from sparsekit.benchmarks.training import cross_entropy
 from sparsekit.loggers import JSONLLogger
 from sparsekit.nn import sparsify
 from sparsekit.pruners import Gradual, OneShotMagnitude

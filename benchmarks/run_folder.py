@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,15 @@ def digest_of(weights: Path) -> str:
 
 
 def check_free(folder: Path, run: RunFile) -> None:
-    """Raise ValueError if there is no folder but a file, or the folder has an unfinished run with other options."""
+    """Raise ValueError if there is no folder but a file, or the folder has a run with other options."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"prune: out: expected a folder, got the file {str(folder)!r}")
     if not (folder / FILE).exists():
         return
     earlier = RunFile.read(folder)
+    if earlier.row is not None and replace(earlier, row=None) != run:
+        ways = f"choose another folder, or remove {folder / FILE}"
+        raise ValueError(f"prune: out: expected a folder without a run of other options, got a finished one; {ways}")
     if earlier.row is None and earlier != run:
         ways = f"go on with `sparsekit resume {folder}`, or remove {folder / FILE}"
         raise ValueError(f"prune: out: expected a folder without an unfinished run of other options, got one; {ways}")

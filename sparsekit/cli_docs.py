@@ -27,6 +27,7 @@ are not finite are null, and the keys named below stay. A file that a command wr
 | 0 | done |
 | 1 | a check has failed (`--check`, the test of an export), or runs of a comparison have failed |
 | 2 | bad input: stderr says what was expected and what was there |
+| 141 | whoever read the output, as `head` does, has stopped reading |
 | 130, 143 | interrupted by Ctrl-C, by SIGTERM: finished runs are kept, the same command goes on from there |
 
 `python -m sparsekit` is the same as `sparsekit`. Options of `compare` and `prune` may come from a file (`--config FILE`: TOML,
@@ -36,7 +37,7 @@ option and its explanation. The command line overrides the file. TOML on Python 
 """
 
 JSON = {
-    "doctor": "`python`, `packages`, `threads`, `native`, `gpus`, `ops`, `advice`",
+    "doctor": "`python`, `packages`, `threads`, `native`, `gpus`, `ops`, `dispatch`, `advice`",
     "compare": "a list of rows (below); with `--dry-run` `dense_seconds_per_seed`, `total_seconds`, `runs`",
     "prune": "one row (below)",
     "resume": "one row (below)",

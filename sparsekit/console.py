@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -18,6 +20,17 @@ from rich.table import Table
 
 # Tables and results go to stdout; progress and errors to stderr, so that --json stays parseable.
 OUT, ERR = Console(), Console(stderr=True)
+PIPE_CLOSED = 141
+"""Exit code when nobody reads the output any more, as of a program that SIGPIPE ends."""
+
+
+def _stop_writing() -> None:
+    # What Python flushes when it ends must not fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(PIPE_CLOSED)
+
+
+OUT.on_broken_pipe = _stop_writing  # rich's own exits with 1, which means a failed check here
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -57,7 +70,7 @@ def reported(interrupted: str = "finished runs are kept, the same command goes o
     try:
         yield
     except BrokenPipeError:  # `| head` has read enough
-        raise
+        _stop_writing()
     except (ValueError, TypeError, OSError) as error:
         text = "; ".join(line.strip() for line in str(error).splitlines())
         ERR.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)

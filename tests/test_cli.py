@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -400,3 +401,12 @@ def test_folders_whose_labels_do_not_fit(tmp_path: Path, classes: dict[str, list
     for split in classes:
         (data / split).mkdir(parents=True, exist_ok=True)
     check_refusal(compare(tmp_path / "out", "--data", str(data), "--root", str(tmp_path / "root")), message)
+
+
+def test_a_reader_that_stops_is_no_failed_check(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sparsekit", "doctor"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

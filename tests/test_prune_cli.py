@@ -101,7 +101,10 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(engine.Workbench, "fit", lambda *a, **k: steps.append(1))  # the dense network is there
         assert prune(tmp_path, "bip").exit_code == 0 and not steps
-    assert prune(tmp_path, "bip", "--seed", "1").exit_code == 0  # the folder is free now
+    result = prune(tmp_path, "bip", "--seed", "1")
+    assert result.exit_code == 2 and "got a finished one" in result.stderr
+    (tmp_path / "run.json").unlink()
+    assert prune(tmp_path, "bip", "--seed", "1").exit_code == 0
 
 
 def test_weights_given_survive_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

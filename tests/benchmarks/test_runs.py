@@ -151,3 +151,12 @@ def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="prune: out: expected a folder, got the file"):
         check_free(tmp_path / "file", RunFile(RunConfig("bip", 0.5, 0, recipe_for("digits")), None, ".data", None))
+
+
+def test_a_finished_run_of_other_options_is_not_overwritten(tmp_path: Path) -> None:
+    config = RunConfig("bip", 0.5, 0, recipe_for("digits"))
+    run = RunFile(config, None, ".data", None)
+    replace(run, row={"id": "x"}).write(tmp_path)
+    check_free(tmp_path, run)
+    with pytest.raises(ValueError, match="expected a folder without a run of other options, got a finished one"):
+        check_free(tmp_path, replace(run, config=replace(config, seed=1)))
