@@ -20,9 +20,10 @@ demo: $(VENV)/.installed-bench
 	$(BIN)/sparsekit compare --out $(OUT) $(ARGS)
 	@echo "Report: $(abspath $(OUT))/report.html"
 
-# Two processes with one thread each; more threads on the small tensors of the tests only get in each other's way.
+# Two processes with one thread each; more threads on the small tensors of the tests only get in each other's way. A file stays with
+# one process, because what its tests share is made once for each.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
