@@ -16,8 +16,9 @@ from sparsekit.io import load, save
 from sparsekit.nn import masked_layers, masks, recalibrate_batchnorm, sparsify
 from sparsekit.patterns import NM, Channel, Filter
 from sparsekit.projection import Projection
-from sparsekit.pruners.metrics import CollapseWarning, Pruner
+from sparsekit.pruners.metrics import CollapseWarning
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.protocol import Pruner
 
 SPARSITY = 0.6
 
