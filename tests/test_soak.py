@@ -101,7 +101,9 @@ def test_nothing_grows(cycles: int, tmp_path: Path) -> None:
         live(cycle, tmp_path)
         if cycle % EVERY == 0:
             peak = max(peak, resident())
-    assert counts() == before
+    # What earlier tests left behind may go in the meantime.
+    after = counts()
+    assert all(after[name] <= count for name, count in before.items()), (before, after)
     grown = max(peak, resident()) - memory
     assert grown <= SLACK + BYTES_PER_CYCLE * cycles, f"{grown:,} bytes in {cycles} cycles"
     print(f"{cycles} cycles: {grown:,} bytes, {before}")
