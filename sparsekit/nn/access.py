@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.mask import Mask, Masks
+from sparsekit.nn.lasting import lasting
 from sparsekit.nn.masked import WORDS, MaskedLayer
 from sparsekit.ops import replicas, shards
 
@@ -107,14 +108,8 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def dense_gradient(model: nn.Module) -> Iterator[None]:
     """Within it, forward passes give masked weights the gradient of their effective weight, unmasked."""
     layers = [module for module in model.modules() if isinstance(module, MaskedLayer)]
-    before = [layer.dense_grad for layer in layers]
-    try:
-        for layer in layers:
-            layer.dense_grad = True
+    with lasting("dense_grad", [(layer, True) for layer in layers]):
         yield
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.dense_grad = value
 
 
 @contextmanager
@@ -133,15 +128,8 @@ def effective_weights(model: nn.Module, z: Mapping[str, Tensor]) -> Iterator[Non
             raise ValueError(
                 f"effective_weights: z: expected shape {tuple(layer.weight.shape)}, got {tuple(value.shape)}"
             )
-    before = [layer._effective for layer, _ in changed]
-    try:
-        for layer, value in changed:
-            # Past nn.Module.__setattr__, which would register a Parameter.
-            object.__setattr__(layer, "_effective", value)
+    with lasting("_effective", changed):
         yield
-    finally:
-        for (layer, _), value in zip(changed, before, strict=True):
-            object.__setattr__(layer, "_effective", value)
 
 
 def kept_weights(words: Mapping[str, Tensor]) -> Tensor:

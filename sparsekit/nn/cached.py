@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparsekit import ops
+from sparsekit.nn.lasting import lasting, recorded
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
 
@@ -36,7 +37,7 @@ class WeightCache:
     def of(self, layer: MaskedLayer, input: Tensor) -> Tensor | None:
         """The masked weight for this input; None where the op has to serve, be it to refuse the input."""
         # Recorded programs outlive the weights that they see now, and gradients need the weight itself.
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        if torch.is_grad_enabled() or recorded():
             return None
         weight, words = layer.weight, layer.mask_words
         plain = type(input) is Tensor and type(words) is Tensor and not (weight.is_inference() or words.is_inference())
@@ -85,7 +86,6 @@ def cached_weights(model: nn.Module) -> Iterator[None]:
         raise ValueError(
             "cached_weights: model: expected plain weights, got DTensors, which each forward pass gathers anew"
         )
-    outer = [layer._cache for layer in layers]
     caches = [WeightCache() for _ in layers]
 
     def drop(*_: Any) -> None:
@@ -95,10 +95,7 @@ def cached_weights(model: nn.Module) -> Iterator[None]:
     # Fused steps change weights without counting it.
     hook = register_optimizer_step_post_hook(drop)
     try:
-        for layer, cache in zip(layers, caches, strict=True):
-            object.__setattr__(layer, "_cache", cache)
-        yield
+        with lasting("_cache", list(zip(layers, caches, strict=True))):
+            yield
     finally:
         hook.remove()
-        for layer, before in zip(layers, outer, strict=True):
-            object.__setattr__(layer, "_cache", before)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.nn.lasting import lasting, recorded
 from sparsekit.nn.masked import MaskedLayer
 
 MOST_KEPT = 0.8
@@ -36,7 +37,7 @@ class FilterPlan:
         """Indices int64 of the filters to compute; None where all of them should be."""
         words, weight = layer.mask_words, layer.weight
         # Recorded programs outlive the masks that they see now.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        if recorded():
             return None
         if layer.dense_grad or not (type(input) is type(words) is Tensor) or words.is_inference():
             return None
@@ -90,12 +91,5 @@ def compacted_filters(model: nn.Module) -> Iterator[None]:
     convs: list[Any] = [m for m in model.modules() if isinstance(m, MaskedLayer) and isinstance(m, nn.Conv2d)]
     if not convs:
         raise ValueError("compacted_filters: model: expected masked Conv2d layers, got none; call sparsify first")
-    outer = [layer._filters for layer in convs]
-    try:
-        for layer in convs:
-            if layer.groups == 1:
-                object.__setattr__(layer, "_filters", FilterPlan())
+    with lasting("_filters", [(layer, FilterPlan()) for layer in convs if layer.groups == 1]):
         yield
-    finally:
-        for layer, before in zip(convs, outer, strict=True):
-            object.__setattr__(layer, "_filters", before)

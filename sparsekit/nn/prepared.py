@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsekit import ops
 from sparsekit.nn.cached import fits
+from sparsekit.nn.lasting import lasting, recorded
 from sparsekit.nn.masked import MaskedLayer
 
 LARGEST_LINEAR = {"cpu": 0, "cuda": 1 << 21}
@@ -131,8 +132,7 @@ class Preparation:
 
 def _transformed() -> bool:
     """Under compile, tracing or torch.func?"""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return recorded or torch._C._are_functorch_transforms_active()
+    return recorded() or torch._C._are_functorch_transforms_active()
 
 
 def _preparable(layer: MaskedLayer) -> bool:
@@ -172,12 +172,9 @@ def prepared_weights(model: nn.Module) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"prepared_weights: model: expected a torch.nn.Module, got {type(model).__name__}")
     layers = _chosen(model)
-    outer, preparation = [layer._prepared for layer in layers], Preparation(layers)
+    preparation = Preparation(layers)
     try:
-        for layer in layers:
-            object.__setattr__(layer, "_prepared", preparation)
-        yield
+        with lasting("_prepared", [(layer, preparation) for layer in layers]):
+            yield
     finally:
         preparation.close()
-        for layer, before in zip(layers, outer, strict=True):
-            object.__setattr__(layer, "_prepared", before)
