@@ -6,6 +6,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sparsekit.kernels.masked_conv2d_kernels import sum_parts
+
 
 @triton.jit
 def _store_gradient(
@@ -133,11 +135,7 @@ def sum_gradients_kernel(
     """dense = sum of the parts, in order; masked = where(m, dense, 0)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    parts_ptrs = parts_ptr + at
-    for _ in range(parts):
-        total += tl.load(parts_ptrs, mask=inside, other=0.0)
-        parts_ptrs += count
+    total = sum_parts(parts_ptr + at, parts, count, inside, BLOCK)
     row, bit = at // columns, at % columns
     tap = bit % (KH * KW)
     at = row * weight_o + bit // (KH * KW) * weight_c + tap // KW * weight_r + tap % KW * weight_s

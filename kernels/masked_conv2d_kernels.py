@@ -127,6 +127,16 @@ def product_kernel(
 
 
 @triton.jit
+def sum_parts(parts_ptrs, parts, count, inside, BLOCK: tl.constexpr):
+    """The sum of parts that lie ``count`` entries apart, in order."""
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for _ in range(parts):
+        total += tl.load(parts_ptrs, mask=inside, other=0.0)
+        parts_ptrs += count
+    return total
+
+
+@triton.jit
 def sum_pixels_kernel(
     parts_ptr,  # fp32 [parts, pixels, channels]
     bias_ptr,  # [channels]
@@ -146,11 +156,7 @@ def sum_pixels_kernel(
     """target = sum of the parts, in order, + bias."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    parts_ptrs = parts_ptr + at
-    for _ in range(parts):
-        total += tl.load(parts_ptrs, mask=inside, other=0.0)
-        parts_ptrs += count
+    total = sum_parts(parts_ptr + at, parts, count, inside, BLOCK)
     channel, p = at % channels, at // channels
     if HAS_BIAS:
         total += tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32)

@@ -76,6 +76,7 @@ def bilevel(
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="JSONL file that rows are added to.")]
 Repeats = Annotated[int, typer.Option(help="Interleaved rounds.")]
+Compiled = Annotated[bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")]
 ROWS = Path("runs/bench.jsonl")
 
 
@@ -85,9 +86,7 @@ def linear(
     out: Out = ROWS,
     repeats: Repeats = 30,
     only: Annotated[str | None, typer.Option(help="Glob on names of cases, such as '8x4096x4096/*'.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")
-    ] = False,
+    compiled: Compiled = False,
     as_json: Json = False,
 ) -> None:
     """Time masked linear layers against dense ones and masks by PyTorch, forward and as a training step."""
@@ -100,9 +99,7 @@ def conv(
     out: Out = ROWS,
     repeats: Repeats = 30,
     only: Annotated[str | None, typer.Option(help="Glob on names of cases, such as '8x256x14-256k3s1/*'.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")
-    ] = False,
+    compiled: Compiled = False,
     as_json: Json = False,
 ) -> None:
     """Time masked convolutions against dense ones and masks by PyTorch, forward and as a training step."""

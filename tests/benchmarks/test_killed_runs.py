@@ -14,18 +14,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-METHODS = [
-    "bip",
-    "bip-1pass",
-    "bip-finetune",
-    "spode",
-    "imp",
-    "imp-lth",
-    "imp-finetune",
-    "imp-budget",
-    "omp",
-    "oneshot",
-]
+from killed_runs import METHODS  # noqa: E402
+
 COMMANDS = ["bip-finetune", "imp"]
 SEED = 1
 PROGRAM = Path(__file__).with_name("killed_runs.py")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from captures import check_replay
 from masked_conv2d_jobs import CASES, FP32, TYPES, build, effective, plain
 from oracles import assert_within_yardstick
 from torch import Tensor
@@ -100,22 +101,7 @@ def test_a_captured_layer_follows_its_inputs_and_does_not_wait(monkeypatch: pyte
         y = conv_routes.masked_conv2d(x, weight, words, bias, *plain(g))
         return [y, *conv_routes.masked_conv2d_backward(dy, x, weight, words, *plain(g), [True] * 3, False)]
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-        with torch.cuda.graph(graph):
-            captured = step()
-        x.mul_(-2), words.copy_(words.roll(1, 0)), weight.nan_to_num_(1.0)
-        graph.replay()
-        expected = step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+    check_replay(step, lambda: (x.mul_(-2), words.copy_(words.roll(1, 0)), weight.nan_to_num_(1.0)))
 
 
 def test_one_by_one_goes_to_masked_linear() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""masked_linear's kernels and what leads to them, in Triton's interpreter: one test for each job of the two job files."""
+"""The Triton kernels and what leads to them, in Triton's interpreter: one test for each job of the job files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import interpreter
 import pytest
 
-FILES = [Path(__file__).with_name(name) for name in ("masked_linear_jobs.py", "triton_linear_jobs.py")]
+NAMES = ("masked_linear", "triton_linear", "masked_conv2d", "triton_conv")
+FILES = [Path(__file__).with_name(f"{name}_jobs.py") for name in NAMES]
 
 
 @pytest.fixture(scope="module")
