@@ -224,8 +224,21 @@ METHODS: dict[str, Method] = {
 }
 
 
+def split_name(name: str) -> tuple[str, float]:
+    """A method's own name and the factor of its budget: "gmp@0.5" is ("gmp", 0.5), "gmp" is ("gmp", 1.0)."""
+    own, _, factor = name.partition("@")
+    try:
+        value = float(factor) if "@" in name else 1.0
+    except ValueError:
+        value = 0.0
+    if not 1e-3 <= value <= 1e3:
+        raise ValueError(f"compare: methods: expected NAME or NAME@FACTOR, a factor in [0.001, 1000], got {name!r}")
+    return own, value
+
+
 def as_method(name: str) -> Method:
-    """The method called ``name``; raises ValueError listing the known ones."""
-    if name not in METHODS:
+    """The method called ``name``, without regard to a budget; raises ValueError listing the known ones."""
+    own, _ = split_name(name)
+    if own not in METHODS:
         raise ValueError(f"compare: methods: expected some of {', '.join(METHODS)}, got {name!r}")
-    return METHODS[name]
+    return METHODS[own]
