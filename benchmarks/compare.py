@@ -7,9 +7,13 @@ recipe, so nothing is selected on the validation or the test set; the test accur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsekit.benchmarks.chains import in_chains
+from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.methods import as_method
@@ -49,26 +53,69 @@ def compare(
     """Run what has no finished row in ``out/rows.jsonl`` yet; returns the rows of all ``configs``, old and new.
 
     A run that was not finished goes on where it was. One that fails leaves a row with "error" and the comparison goes on;
-    failed runs are tried again next time.
+    failed runs are tried again next time. Several processes may work in one folder: each run is done by one of them, and
+    what others are still at is missing from what this one returns.
     """
     configs, folder, progress = list(configs), Path(out), progress or Silent()
-    folder.mkdir(parents=True, exist_ok=True)
-    earlier = read_rows(folder / ROWS) if (folder / ROWS).exists() else []
-    known = {row["id"]: row for row in earlier if "result" in row}
-    rows = []
-    for config in configs:
-        row, skipped = known.get(config.id), True
-        if row is None or not _same_recipe(row, config.recipe):
-            bench = bench or Workbench(config.recipe, folder)
-            row, skipped = _attempt(config, bench, progress), False
-            append_row(folder / ROWS, row)
-            if "result" in row:
-                keeper_of(config, bench).remove()
-        rows.append(row)
-        progress.finished(config, row, skipped)
-        if on_row is not None:
-            on_row(row)
-    return rows
+    with closing(Claims(folder)) as claims:
+        job = _Job(folder, progress, claims, bench, on_row)
+        for config, rungs in in_chains(configs).items():
+            # What another process is at is left to it.
+            with claims.mine(config.id) as mine:
+                if mine:
+                    job.do(config, rungs)
+        known = job.known()
+    return [known[config.id] for config in configs if config.id in known]
+
+
+@dataclass
+class _Job:
+    """A comparison at work in a folder."""
+
+    folder: Path
+    progress: Progress
+    claims: Claims
+    bench: Workbench | None
+    on_row: Callable[[Row], None] | None
+    failed: dict[str, Row] = field(default_factory=dict)
+
+    def known(self) -> dict[str, Row]:
+        """Rows by run: finished ones, and what failed here."""
+        earlier = read_rows(self.folder / ROWS) if (self.folder / ROWS).exists() else []
+        return self.failed | {row["id"]: row for row in earlier if "result" in row}
+
+    def do(self, config: RunConfig, rungs: Sequence[RunConfig]) -> None:
+        """Run ``config`` unless it and all ``rungs`` have rows; what has one is told as skipped."""
+        known = self.known()
+        done = {c: known[c.id] for c in (*rungs, config) if c.id in known and _same_recipe(known[c.id], c.recipe)}
+        for run, row in done.items():
+            self._tell(run, row, skipped=True)
+        if config in done:
+            # The long run is done, so rungs that have no row were never asked for before.
+            for rung in rungs:
+                if rung not in done:
+                    self._run(rung, ())
+        else:
+            self._run(config, [rung for rung in rungs if rung not in done])
+
+    def _run(self, config: RunConfig, rungs: Sequence[RunConfig]) -> None:
+        self.bench = self.bench or Workbench(config.recipe, self.folder)
+        self.bench.claims = self.claims
+        row = _attempt(config, self.bench, self.progress, rungs, self._add)
+        self._add(config, row)
+        if "result" in row:
+            keeper_of(config, self.bench).remove()
+
+    def _add(self, config: RunConfig, row: Row) -> None:
+        append_row(self.folder / ROWS, row)
+        if "error" in row:
+            self.failed[config.id] = row
+        self._tell(config, row, skipped=False)
+
+    def _tell(self, config: RunConfig, row: Row, skipped: bool) -> None:
+        self.progress.finished(config, row, skipped)
+        if self.on_row is not None:
+            self.on_row(row)
 
 
 def _same_recipe(row: Row, recipe: Recipe) -> bool:
@@ -76,8 +123,14 @@ def _same_recipe(row: Row, recipe: Recipe) -> bool:
     return all(row["config"].get(name, value) == value for name, value in as_json(recipe).items())
 
 
-def _attempt(config: RunConfig, bench: Workbench, progress: Progress) -> Row:
+def _attempt(
+    config: RunConfig,
+    bench: Workbench,
+    progress: Progress,
+    rungs: Sequence[RunConfig],
+    on_rung: Callable[[RunConfig, Row], None],
+) -> Row:
     try:
-        return run_model(config, bench, progress)[1]
+        return run_model(config, bench, progress, rungs, on_rung)[1]
     except (ValueError, RuntimeError) as error:  # RuntimeError: what torch raises for shapes and for lack of memory
         return head(config) | {"error": str(error), "environment": environment()}

@@ -29,6 +29,7 @@ class Data:
         class_names: one name per class.
         augment: what `batches("train", ...)` does to the images: "none", "shift" (by at most one pixel) or "crop-flip"
             (shift by at most four pixels and mirror).
+        channels_last: memory format of the batches.
 
     Raises:
         ValueError: wrong dtype or shape, no training images, or a label out of range.
@@ -45,6 +46,7 @@ class Data:
     std: Tensor
     class_names: tuple[str, ...]
     augment: Augment = "none"
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         image = self.x_train.shape[1:]
@@ -104,7 +106,7 @@ class Data:
         return BatchStream(
             x,
             y,
-            Normalise.by(self.mean, self.std),
+            Normalise.by(self.mean, self.std, self.channels_last),
             augment=self.augment if split == "train" else "none",
             batch_size=batch_size,
             seed=seed,
@@ -118,7 +120,7 @@ class Data:
             raise ValueError(f"evaluation: batch_size: expected an integer >= 1, got {batch_size}")
         x, y = self.split(split)
         pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        normalise = Normalise.by(self.mean, self.std)
+        normalise = Normalise.by(self.mean, self.std, self.channels_last)
         return ((normalise(images), labels) for images, labels in pairs if labels.numel())
 
 

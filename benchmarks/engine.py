@@ -3,57 +3,52 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.batches import BatchStream
+from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.data import Data, load_data
+from sparsekit.benchmarks.dense import Dense, read_dense, write_dense
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
+from sparsekit.benchmarks.meter import Meter, flops_per_image
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
-from sparsekit.benchmarks.training import OnStep, clock, ignore, train
+from sparsekit.benchmarks.training import LOSSES, OnStep, autocast, clock, ignore, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
-from sparsekit.tensor_file import remove_partial, replace_file
+from sparsekit.tensor_file import remove_partial
 
 ADOPTED = "adopted.safetensors"
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Data, split: str) -> float:
+def accuracy(model: nn.Module, data: Data, split: str, precision: str = "fp32") -> float:
     """Fraction of ``split`` classified correctly, in eval mode; the mode is restored."""
     training = model.training
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=data.device)
     for images, labels in data.evaluation(split):  # pyright: ignore[reportArgumentType]
-        hits += (model(images).argmax(dim=1) == labels).sum()
+        with autocast(images.device, precision):
+            hits += (model(images).argmax(dim=1) == labels).sum()
     model.train(training)
     return float(hits) / len(data.split(split)[1])  # pyright: ignore[reportArgumentType]
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A densely trained network: state before and after training, and its row entry (accuracies and cost)."""
-
-    init: dict[str, Tensor]
-    state: dict[str, Tensor]
-    row: dict[str, Any]
 
 
 class Workbench:
     """Data, networks and dense checkpoints of one recipe; checkpoints are kept under ``out/dense``.
 
     every: seconds between the checkpoints of what is not finished; 0 for each step. stop: ends the work when it is told to.
+    claims: where several processes share ``out``.
     """
 
     def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
@@ -61,10 +56,12 @@ class Workbench:
             raise ValueError("compare: device: expected a CUDA device, got none; see `sparsekit doctor`")
         self.recipe, self.out = recipe, Path(out)
         self.every, self.stop = every, Stop()
-        data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root)
+        self.loss = LOSSES[recipe.precision]
+        self.claims: Claims | None = None
+        data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
         if recipe.batch_size > len(data.y_train):
             raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
-        self.data = data.to(recipe.device)
+        self.data = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         self._dense: dict[int, Dense] = {}
         self._warm = False
         # An unknown network or glob is an error now, not after hours of dense training.
@@ -89,7 +86,19 @@ class Workbench:
         """Freshly initialised network on the recipe's device."""
         data = self.data
         size = {"classes": data.classes, "channels": data.channels, "image_size": data.image_size}
-        return build_network(self.recipe.network, **size, seed=seed).to(self.recipe.device)
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        model = build_network(self.recipe.network, **size, seed=seed)
+        return model.to(self.recipe.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    def accuracy(self, model: nn.Module, split: str) -> float:
+        """Fraction of ``split`` classified correctly."""
+        return accuracy(model, self.data, split, self.recipe.precision)
+
+    @cached_property
+    def flops(self) -> float:
+        """Floating-point operations of the network for one image, forward and backward."""
+        images = next(self.batches(seed=0, phase=9, batch_size=2))[0]
+        return flops_per_image(self.network(seed=0), images)
 
     def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> BatchStream:
         """Endless training batches from number ``first`` on.
@@ -136,7 +145,8 @@ class Workbench:
             keeper.offer(state)
 
         with keeper.running():
-            train(model, self.batches(seed, phase, first=first), optimizer, steps, on_step=after, first=first)
+            batches = self.batches(seed, phase, first=first)
+            train(model, batches, optimizer, steps, on_step=after, first=first, loss_of=self.loss)
         return watch.seconds
 
     def seed_all(self, seed: int, phase: int) -> None:
@@ -147,7 +157,8 @@ class Workbench:
         """Once per process: a few steps on a network of no consequence, so that no method pays for the first ones."""
         if not self._warm:
             model = self.network(seed=0)
-            train(model, self.batches(seed=0, phase=9), make_sgd(self.recipe)(list(model.parameters())), steps=3)
+            optimizer = make_sgd(self.recipe)(list(model.parameters()))
+            train(model, self.batches(seed=0, phase=9), optimizer, steps=3, loss_of=self.loss)
             self._warm = True
 
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
@@ -156,8 +167,11 @@ class Workbench:
             init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
             name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
             file = self.out / "dense" / f"{name}.safetensors"
-            remove_partial(file)
-            state, row = _read(file, self.recipe.device) if file.exists() else self._train_dense(seed, file, on_step)
+            # Several processes need the same one: the first trains it, the others wait.
+            with self.claims.waited_for(name, self.stop.look) if self.claims else nullcontext():
+                remove_partial(file)
+                have = file.exists()
+                state, row = read_dense(file, self.recipe.device) if have else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
 
@@ -170,18 +184,19 @@ class Workbench:
         model = load(self.network(seed), file, masks="dense")
         state = dense_state_dict(model)
         row = {
-            "val_accuracy": accuracy(model, self.data, "val"),
-            "test_accuracy": accuracy(model, self.data, "test"),
+            "val_accuracy": self.accuracy(model, "val"),
+            "test_accuracy": self.accuracy(model, "test"),
             "epochs": 0,
             "seconds": 0.0,
             "passes": 0,
+            "flops": 0.0,
         }
         init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
         self._dense[seed] = Dense(init, state, row)
 
     def keep_adopted(self, seed: int) -> None:
         """Store what was adopted, so that a run can go on whatever becomes of the file it came from."""
-        _write(self.out / "dense" / ADOPTED, self._dense[seed].state, self._dense[seed].row)
+        write_dense(self.out / "dense" / ADOPTED, self._dense[seed].state, self._dense[seed].row)
 
     def adopt_again(self, seed: int) -> None:
         """Adopt what ``keep_adopted`` stored. Raises ValueError if it is not there or damaged."""
@@ -191,33 +206,19 @@ class Workbench:
         model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch
         keeper = self.keeper(file.with_suffix(".unfinished.safetensors"), {"kind": "dense", "seed": seed})
         self.warm_up()
+        meter = Meter(self.recipe.device, whole=not keeper.begun())
         seconds = self.fit(model, seed, 0, steps, keeper, on_step)
+        measured = meter.row()
         row = {
-            "val_accuracy": accuracy(model, self.data, "val"),
-            "test_accuracy": accuracy(model, self.data, "test"),
+            "val_accuracy": self.accuracy(model, "val"),
+            "test_accuracy": self.accuracy(model, "test"),
             "epochs": self.recipe.dense_epochs,
             "seconds": seconds,
             "passes": steps,
+            "flops": steps * self.recipe.batch_size * self.flops,
+            **measured,
         }
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        _write(file, state, row)
+        write_dense(file, state, row)
         keeper.remove()
         return state, row
-
-
-def _write(file: Path, state: Mapping[str, Tensor], row: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stored = {name: value.cpu().contiguous() for name, value in state.items()}
-    replace_file(file, lambda target: save_file(stored, target, metadata={"row": json.dumps(row)}))
-
-
-def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(file, framework="pt", device=device) as content:
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-            metadata: Mapping[str, str] = content.metadata() or {}
-        return state, json.loads(metadata["row"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"compare: out: expected a dense checkpoint in {file}, got another ({error}); remove it"
-        ) from error

@@ -42,6 +42,6 @@ def forecast(configs: Iterable[RunConfig], bench: Workbench) -> tuple[list[Forec
     epoch = seconds_per_epoch(bench)
     rows = []
     for config in configs:
-        passes = as_method(config.method).passes(config.recipe, config.sparsity, bench.epoch_images)
+        passes = as_method(config.method).passes(config.own_recipe, config.sparsity, bench.epoch_images)
         rows.append(Forecast(config, passes, passes * epoch))
     return rows, bench.recipe.dense_epochs * epoch

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -29,15 +30,32 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class TimeIsUp(Exception):
+    """The time that the user granted has passed; what was begun is kept."""
+
+
 class Stop:
     """Turns SIGINT and SIGTERM into a wish that a run grants after its step; a second one ends it at once.
 
-    number: the signal that has come, else 0.
+    number: the signal that has come, else 0. deadline: time.perf_counter() at which work ends likewise.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.waiting = False
+        self.deadline = math.inf
+
+    @property
+    def wanted(self) -> bool:
+        """Is it time to end?"""
+        return bool(self.number) or time.perf_counter() >= self.deadline
+
+    def look(self) -> None:
+        """Raise Interrupted or TimeIsUp if it is time to end."""
+        if self.number:
+            raise Interrupted(self.number)
+        if self.wanted:
+            raise TimeIsUp
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -112,14 +130,14 @@ class Keeper:
             self.stop.waiting = False
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
-        """After a step: write a checkpoint if it is time. Raises Interrupted, with a checkpoint, if the user wants an end."""
+        """After a step: write a checkpoint if it is time. Raises what Stop.look raises, with a checkpoint."""
         now = time.perf_counter()
-        if self.stop.number or now - self._last >= self._every:
+        if (wanted := self.stop.wanted) or now - self._last >= self._every:
             save_checkpoint(self.file, identity=self._identity, **state())
             self._last = time.perf_counter()
             self.seconds += self._last - now
-        if self.stop.number:
-            raise Interrupted(self.stop.number)
+        if wanted:
+            self.stop.look()
 
     def remove(self) -> None:
         """The work is done, and its result is safe."""
@@ -133,6 +151,15 @@ class Watch:
     def __init__(self, clock: Callable[[], float], keeper: Keeper, before: float = 0.0) -> None:
         self._clock, self._keeper = clock, keeper
         self._zero = clock() - keeper.seconds - before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within, such as an evaluation, does not count."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._zero += self._clock() - begin
 
     @property
     def seconds(self) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.allocation import Uniform
-from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.recipe import Recipe, split_name
 from sparsekit.projection import Projection
 from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, SpODE
 from sparsekit.pruners.base import BasePruner, Loss
@@ -47,7 +47,7 @@ class Method:
     build: makes the pruner. finetune: is the pruner followed by fine-tuning for ``recipe.epochs``?
     passes: (recipe, sparsity, images of an epoch) -> cost of a run in dense-equivalent epochs, fine-tuning included.
     steps: (recipe, sparsity, steps of an epoch) -> pruner steps of a run, fine-tuning excluded.
-    structured: can it prune filters and channels?
+    structured: can it prune filters and channels? chained: does a run do, on its way, exactly what runs at lower rungs do?
     """
 
     build: Callable[[Start], BasePruner]
@@ -56,6 +56,7 @@ class Method:
     finetune: bool = False
     ode_batches: bool = False
     structured: bool = True
+    chained: bool = False
     summary: str = ""
 
 
@@ -124,6 +125,12 @@ def _omp(start: Start) -> BasePruner:
     )
 
 
+def _dense(start: Start) -> BasePruner:
+    if start.sparsity:
+        raise ValueError(f"methods: dense: expected sparsity 0, got {start.sparsity}")
+    return _one_shot(start)
+
+
 def _one_shot(start: Start) -> BasePruner:
     return OneShotMagnitude(
         start.model,
@@ -181,6 +188,7 @@ def _phase_steps(recipe: Recipe, sparsity: float, per_epoch: int) -> int:
 _IMP_COST: dict[str, Any] = {
     "passes": lambda recipe, sparsity, images: _rounds(recipe, sparsity) * recipe.epochs,
     "steps": lambda recipe, sparsity, per_epoch: _rounds(recipe, sparsity) * recipe.epochs * per_epoch,
+    "chained": True,
 }
 
 METHODS: dict[str, Method] = {
@@ -192,6 +200,12 @@ METHODS: dict[str, Method] = {
         lambda recipe, sparsity, images: _budget(recipe),
         lambda recipe, sparsity, per_epoch: _budget(recipe) * per_epoch,
         summary="IMP with a fixed total of retraining, linear learning rate in each round",
+    ),
+    "dense": Method(
+        _dense,
+        _phase_epochs(1),
+        _phase_steps,
+        summary="no pruning: as many more epochs, to tell what training alone brings",
     ),
     "omp": Method(_omp, _phase_epochs(1), _phase_steps, summary="one-shot magnitude, retrained from init"),
     "oneshot": Method(_one_shot, _phase_epochs(1), _phase_steps, summary="one-shot magnitude, fine-tuned"),
@@ -222,18 +236,6 @@ METHODS: dict[str, Method] = {
         summary="sparsity-indexed ODE, then fine-tuning",
     ),
 }
-
-
-def split_name(name: str) -> tuple[str, float]:
-    """A method's own name and the factor of its budget: "gmp@0.5" is ("gmp", 0.5), "gmp" is ("gmp", 1.0)."""
-    own, _, factor = name.partition("@")
-    try:
-        value = float(factor) if "@" in name else 1.0
-    except ValueError:
-        value = 0.0
-    if not 1e-3 <= value <= 1e3:
-        raise ValueError(f"compare: methods: expected NAME or NAME@FACTOR, a factor in [0.001, 1000], got {name!r}")
-    return own, value
 
 
 def as_method(name: str) -> Method:

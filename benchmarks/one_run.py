@@ -6,21 +6,24 @@ A run that is killed or interrupted goes on from its last checkpoint, in whichev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from sparsekit.benchmarks.engine import Workbench, accuracy
+from sparsekit.benchmarks.chains import passed_at
+from sparsekit.benchmarks.dense import Dense
+from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import Keeper, Watch
 from sparsekit.benchmarks.masking import sparsify_for
+from sparsekit.benchmarks.meter import Meter
 from sparsekit.benchmarks.methods import Start, as_method
 from sparsekit.benchmarks.recipe import RunConfig, as_json
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
-from sparsekit.benchmarks.training import OnStep, cross_entropy, ignore
+from sparsekit.benchmarks.training import OnStep, ignore
 from sparsekit.nn import masks
 from sparsekit.pruners.base import Metrics
 
@@ -61,20 +64,31 @@ class Silent:
 def total_steps(config: RunConfig, bench: Workbench) -> int:
     """Steps that a run will take, fine-tuning included."""
     method, per_epoch = as_method(config.method), bench.steps_per_epoch
-    tail = config.recipe.epochs * per_epoch if method.finetune else 0
-    return method.steps(config.recipe, config.sparsity, per_epoch) + tail
+    recipe = config.own_recipe
+    tail = recipe.epochs * per_epoch if method.finetune else 0
+    return method.steps(recipe, config.sparsity, per_epoch) + tail
 
 
-def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = None) -> tuple[nn.Module, Row]:
+def run_model(
+    config: RunConfig,
+    bench: Workbench,
+    progress: Progress | None = None,
+    rungs: Sequence[RunConfig] = (),
+    on_rung: Callable[[RunConfig, Row], None] = lambda config, row: None,
+) -> tuple[nn.Module, Row]:
     """Run one configuration from the dense network of its seed; returns the pruned, masked model and the finished row.
+
+    Args:
+        rungs: runs of the same method and seed at lower sparsities that this one passes through, see ``chains``.
+        on_rung: gets each of them with its finished row, as soon as it is passed; after a kill perhaps once more.
 
     Raises:
         ValueError: something about the configuration, or a loss that is not finite.
     """
     progress = progress or Silent()
-    recipe, method = config.recipe, as_method(config.method)
-    if recipe != bench.recipe:
+    if config.recipe != bench.recipe:
         raise ValueError("compare: configs: expected the recipe of the workbench for every run, got another one")
+    recipe, method = config.own_recipe, as_method(config.method)
     dense = bench.dense(config.seed, progress.dense(config.seed, recipe.dense_epochs * bench.steps_per_epoch))
     model = bench.network(config.seed)
     model.load_state_dict(dense.state)
@@ -84,20 +98,37 @@ def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = N
     bench.warm_up()
     keeper = keeper_of(config, bench)
     begun = keeper.begun()
-    spent, before = Spent(**begun.get("spent", {})), begun.get("before")
+    meter = Meter(recipe.device, whole=not begun)
+    spent = Spent(**begun.get("spent", {}))
+    run = _Run(config, bench, model, dense, keeper, meter, on_step, spent, begun.get("before"))
     if begun.get("phase") == FINETUNE:
         for _ in range(method.steps(recipe, config.sparsity, bench.steps_per_epoch)):
             on_step()
     else:
-        before = _prune(config, bench, model, dense.init, keeper, on_step, spent)
+        _prune(run, rungs, on_rung)
         if method.finetune or config.method.startswith("bip"):
-            before = accuracy(model, bench.data, "test")
+            run.before = bench.accuracy(model, "test")
     if method.finetune:
         steps = recipe.epochs * bench.steps_per_epoch
-        also = {"spent": asdict(spent), "before": before}
+        also = {"spent": asdict(run.spent), "before": run.before}
         seconds = bench.fit(model, config.seed, FINETUNE, steps, keeper, on_step, **also)
-        spent.add_training(steps, recipe.batch_size, seconds)
-    return model, _row(config, bench, model, dense.row, spent, before)
+        run.spent.add_training(steps, recipe.batch_size, seconds)
+    return model, _row(run, config, run.spent)
+
+
+@dataclass
+class _Run:
+    """What the parts of a run share; before: test accuracy of what is pruned but not trained, if that exists."""
+
+    config: RunConfig
+    bench: Workbench
+    model: nn.Module
+    dense: Dense
+    keeper: Keeper
+    meter: Meter
+    on_step: OnStep
+    spent: Spent
+    before: float | None
 
 
 def keeper_of(config: RunConfig, bench: Workbench) -> Keeper:
@@ -106,46 +137,45 @@ def keeper_of(config: RunConfig, bench: Workbench) -> Keeper:
     return bench.keeper(bench.out / "unfinished" / f"{config.id}.safetensors", identity)
 
 
-def _prune(
-    config: RunConfig,
-    bench: Workbench,
-    model: nn.Module,
-    init: Mapping[str, Tensor],
-    keeper: Keeper,
-    on_step: OnStep,
-    spent: Spent,
-) -> float | None:
-    """Run the pruner, or go on with it; returns the test accuracy of what is pruned but not trained, if that exists."""
-    recipe, method, begun = config.recipe, as_method(config.method), keeper.begun()
+def _prune(run: _Run, rungs: Sequence[RunConfig], on_rung: Callable[[RunConfig, Row], None]) -> None:
+    """Run the pruner, or go on with it."""
+    config, bench, model, keeper = run.config, run.bench, run.model, run.keeper
+    recipe, method, begun = config.own_recipe, as_method(config.method), keeper.begun()
     bench.seed_all(config.seed, phase=PRUNE)
     watch = Watch(bench.clock, keeper)
-    given = Start(model, cross_entropy, init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
+    given = Start(model, bench.loss, run.dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
     pruner = method.build(given)
     ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches else None
-    seconds, before = watch.seconds, None
+    seconds = watch.seconds
     if begun:
         keeper.restore(model, pruner)
-        seconds, before = begun["seconds"], begun["before"]
+        seconds, run.before = begun["seconds"], begun["before"]
         for _ in range(pruner.cost.steps):
-            on_step()
+            run.on_step()
     elif config.method == "oneshot":
-        before = accuracy(model, bench.data, "test")
+        run.before = bench.accuracy(model, "test")
     watch = Watch(bench.clock, keeper, seconds)
     batches = bench.batches(config.seed, PRUNE, ode, begun.get("batch", 0))
+    ends = passed_at(pruner, rungs)
 
     def after(metrics: Metrics) -> None:
         def state() -> dict[str, Any]:
             metrics.read()  # what is wrong on the device must not be taken for a good state
-            values = {"phase": PRUNE, "batch": batches.step, "seconds": watch.seconds, "before": before}
-            return {"model": model, "pruner": pruner, **values}
+            values = {"phase": PRUNE, "batch": batches.step, "seconds": watch.seconds, "before": run.before}
+            return {"model": model, "pruner": pruner, "spent": asdict(run.spent), **values}
 
-        on_step()
+        run.on_step()
+        if rung := ends.get(pruner.cost.steps):
+            metrics.read()
+            with watch.paused():
+                so_far = replace(run.spent)
+                so_far.add_pruner(pruner, watch.seconds)
+                on_rung(rung, _row(run, rung, so_far))
         keeper.offer(state)
 
     with keeper.running():
         pruner.fit(_Endless(batches), after)
-    spent.add_pruner(pruner, watch.seconds)
-    return before
+    run.spent.add_pruner(pruner, watch.seconds)
 
 
 class _Endless:
@@ -158,28 +188,21 @@ class _Endless:
         return self._batches
 
 
-def _row(
-    config: RunConfig,
-    bench: Workbench,
-    model: nn.Module,
-    dense: dict[str, Any],
-    spent: Spent,
-    before: float | None,
-) -> Row:
-    final = masks(model)
+def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
+    final, bench, measured = masks(run.model), run.bench, run.meter.row()
     result = {
         "kept": final.count(),
         "total": final.numel,
         "sparsity": final.sparsity,
         "mask_hash": final.hash()[:16],
-        "val_accuracy": accuracy(model, bench.data, "val"),
-        "test_accuracy": accuracy(model, bench.data, "test"),
-        "test_accuracy_before": before,
+        "val_accuracy": bench.accuracy(run.model, "val"),
+        "test_accuracy": bench.accuracy(run.model, "test"),
+        "test_accuracy_before": run.before,
     }
     return head(config) | {
-        "dense": dense,
+        "dense": run.dense.row,
         "result": result,
-        "cost": spent.row(bench.epoch_images),
+        "cost": spent.row(bench.epoch_images, bench.flops) | measured,
         "environment": environment(),
     }
 

@@ -39,7 +39,7 @@ class TerminalProgress:
 
     def __init__(self, console: Console, configs: Sequence[RunConfig], images: int) -> None:
         self._console = console
-        self._weights = {c.id: as_method(c.method).passes(c.recipe, c.sparsity, images) for c in configs}
+        self._weights = {c.id: as_method(c.method).passes(c.own_recipe, c.sparsity, images) for c in configs}
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

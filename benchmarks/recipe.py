@@ -37,7 +37,10 @@ class Recipe:
     budget_epochs: retraining epochs of budgeted IMP over all its rounds; 0 means twice ``epochs``.
     upper_lr, gamma: of BiP's scores. ode_steps, ode_batch, radius: of SpODE.
     structure: what is pruned together: "unstructured", or in every layer alike "filter" or "channel".
-    device: "cpu" or "cuda"; part of the identity because a row holds times.
+    image_size: pixels per side that images are scaled to, None for their own.
+    precision: "fp32", or "bf16" for the forward passes under autocast; weights, masks and optimizers stay in fp32.
+    channels_last: memory format of images and convolutions. graphs: training steps are captured as CUDA graphs.
+    device: "cpu" or "cuda"; part of the identity, like all three before it, because a row holds times.
     """
 
     data: str = "digits"
@@ -58,14 +61,19 @@ class Recipe:
     ode_batch: int = 128
     radius: float = 1.1
     structure: str = "unstructured"
+    image_size: int | None = None
+    precision: str = "fp32"
+    channels_last: bool = False
+    graphs: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, least in (("dense_epochs", 1), ("epochs", 1), ("batch_size", 2), ("ode_steps", 1), ("ode_batch", 2)):
             checked_count("Recipe", name, getattr(self, name), least)
         checked_count("Recipe", "budget_epochs", self.budget_epochs, 0)
-        if self.limit is not None:
-            checked_count("Recipe", "limit", self.limit)
+        for name in ("limit", "image_size"):
+            if getattr(self, name) is not None:
+                checked_count("Recipe", name, getattr(self, name))
         for name, (expected, fits) in _NUMBERS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
@@ -77,13 +85,41 @@ class Recipe:
         object.__setattr__(self, "skip", tuple(self.skip))
         if self.structure not in STRUCTURES:
             raise ValueError(f"Recipe: structure: expected one of {', '.join(STRUCTURES)}, got {self.structure!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"Recipe: precision: expected fp32 or bf16, got {self.precision!r}")
+        for name in ("channels_last", "graphs"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"Recipe: {name}: expected a bool, got {getattr(self, name)!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"Recipe: device: expected cpu or cuda, got {self.device!r}")
+        if self.graphs and self.device != "cuda":
+            raise ValueError("Recipe: graphs: expected False on a CPU, got True")
 
     def dense_part(self) -> Recipe:
         """The recipe with everything at its default that the dense training does not depend on."""
         kept = ("data", "limit", "network", "dense_epochs", "batch_size", "lr", "momentum", "weight_decay", "device")
+        kept += ("image_size", "precision", "channels_last", "graphs")
         return Recipe(**{name: getattr(self, name) for name in kept})
+
+    def scaled(self, factor: float) -> Recipe:
+        """The recipe with ``factor`` times the epochs of a phase (at least one) and of budgeted IMP."""
+        budget = self.budget_epochs or 2 * self.epochs
+        scale = {
+            name: max(1, round(factor * value)) for name, value in (("epochs", self.epochs), ("budget_epochs", budget))
+        }
+        return self if factor == 1 else replace(self, **scale)
+
+
+def split_name(name: str) -> tuple[str, float]:
+    """A method's own name and the factor of its budget: "gmp@0.5" is ("gmp", 0.5), "gmp" is ("gmp", 1.0)."""
+    own, at, factor = name.partition("@")
+    try:
+        value = float(factor) if at else 1.0
+    except ValueError:
+        value = 0.0
+    if not 1e-3 <= value <= 1e3:
+        raise ValueError(f"methods: expected NAME or NAME@FACTOR, a factor in [0.001, 1000], got {name!r}")
+    return own, value
 
 
 @dataclass(frozen=True)
@@ -98,6 +134,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sparsity", checked_sparsity("RunConfig", self.sparsity))
         checked_count("RunConfig", "seed", self.seed, 0)
+
+    @property
+    def own_recipe(self) -> Recipe:
+        """The recipe on the budget that the method's name asks for."""
+        return self.recipe.scaled(split_name(self.method)[1])
 
     @property
     def id(self) -> str:
@@ -120,9 +161,10 @@ def identity(values: dict[str, Any]) -> str:
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON values, which know no inf."""
     values = asdict(recipe) | {"skip": list(recipe.skip)}
-    if recipe.structure == Recipe.structure:
-        # Rows of before there were structures stay comparable with new ones.
-        del values["structure"]
+    for name in ("structure", "image_size", "precision", "channels_last", "graphs"):
+        # Rows of before there were these settings stay comparable with new ones.
+        if values[name] == getattr(Recipe, name):
+            del values[name]
     return {name: str(value) if value == math.inf else value for name, value in values.items()}
 
 

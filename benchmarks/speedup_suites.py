@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from sparsekit.benchmarks.methods import split_name
-from sparsekit.benchmarks.recipe import Recipe, RunConfig, recipe_for
+from sparsekit.benchmarks.recipe import Recipe, RunConfig, recipe_for, split_name
 
-LADDER = tuple(1 - 0.8**rounds for rounds in (3, 6, 9, 13))
+ROUNDS = (3, 6, 9, 13)
+LADDER = tuple(float(1 - Fraction(4, 5) ** rounds) for rounds in ROUNDS)
 """48.8, 73.8, 86.6 and 94.5 %: what rounds of iterative magnitude pruning at 20 % pass through, so one chain serves all."""
 
 MATCHED_BUDGETS = (0.25, 0.5, 1.0, 2.0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sparsekit.pruners.base import BasePruner
 
@@ -36,7 +37,8 @@ class Spent:
         self.samples += steps * batch_size
         self.iterated += steps * batch_size
 
-    def row(self, images: int) -> dict[str, float]:
+    def row(self, images: int, flops: float) -> dict[str, Any]:
+        """The "cost" of a row: images of an epoch, and the operations that one image takes forward and backward."""
         busy = self.seconds - self.selection
         return {
             "steps": self.steps,
@@ -48,4 +50,5 @@ class Spent:
             "selection_seconds": self.selection,
             "seconds_per_pass": busy / self.passes if self.passes else 0.0,
             "selection_factor": self.seconds / busy if busy else 1.0,
+            "flops": self.samples * flops,
         }

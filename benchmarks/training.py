@@ -10,15 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsekit.gradients import Loss
 from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
 
 OnStep = Callable[[], None]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of forward passes in "fp32", in which it does nothing, or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Mean cross-entropy of ``model`` on a batch (images, labels)."""
     images, labels = batch
     return F.cross_entropy(model(images), labels)
+
+
+def cross_entropy_bf16(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """``cross_entropy`` with the network under bf16 autocast; the loss itself is in fp32."""
+    images, labels = batch
+    with autocast(images.device, "bf16"):
+        logits = model(images)
+    return F.cross_entropy(logits.float(), labels)
+
+
+LOSSES = {"fp32": cross_entropy, "bf16": cross_entropy_bf16}
 
 
 def ignore() -> None:
@@ -40,6 +57,7 @@ def train(
     curve: Curve = CURVES["cosine"],
     on_step: OnStep = ignore,
     first: int = 0,
+    loss_of: Loss = cross_entropy,
 ) -> None:
     """Train for ``steps`` batches, of which ``first`` are done.
 
@@ -52,7 +70,7 @@ def train(
     for step in range(first, steps):
         rate.set(step / steps)
         optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(model, next(batches))
+        loss = loss_of(model, next(batches))
         loss.backward()
         optimizer.step()
         finite = finite & torch.isfinite(loss.detach())

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import sparsekit as sk
-from sparsekit.benchmarks import engine, one_run, training
+from sparsekit.benchmarks import engine, training
 from sparsekit.benchmarks.keeper import Interrupted, Stop
 from sparsekit.cli import app
 
@@ -52,8 +52,7 @@ def signal_at(patch: pytest.MonkeyPatch, call: int, number: int) -> None:
             os.kill(os.getpid(), number)
         return real(model, batch)
 
-    for module in (training, one_run):
-        patch.setattr(module, "cross_entropy", loss)
+    patch.setitem(training.LOSSES, "fp32", loss)
 
 
 # Three losses of the warm-up, four of the dense training, then those of the method.

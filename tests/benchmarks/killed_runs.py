@@ -81,13 +81,13 @@ def run(name: str, folder: Path, fuse: Fuse) -> None:
         fuse.reach("loss")
         return real(model, batch)
 
-    training.cross_entropy = one_run.cross_entropy = loss
+    training.LOSSES["fp32"] = loss
     fuse.lay()
     bench = Workbench(RECIPE, folder, every=0.0)
     bench._warm = True  # three more losses would only move the points
     config = RunConfig(name, 0.5, 0, RECIPE)
     model, row = one_run.run_model(config, bench, Between(fuse))
-    training.cross_entropy = one_run.cross_entropy = real
+    training.LOSSES["fp32"] = real
     steps = row["cost"]["steps"] + row["dense"]["passes"]
     costs = {key: value for key, value in row["cost"].items() if "seconds" not in key and key != "selection_factor"}
     text, tensors = encode([model.state_dict(), torch.rand(2)])

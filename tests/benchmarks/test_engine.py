@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsekit as sk
-from sparsekit.benchmarks import engine
+from sparsekit.benchmarks import dense, engine
 from sparsekit.benchmarks.engine import Workbench, accuracy
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.training import cross_entropy, train
@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_no_dense_network(
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(engine, "save_file", fail)
+    monkeypatch.setattr(dense, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         bench.dense(0)
     assert list((tmp_path / "dense").iterdir()) == []
