@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import Any
 
+import torch
+
+from sparsekit.benchmarks.methods import as_method
 from sparsekit.benchmarks.recipe import Recipe, RunConfig, recipe_for, split_name
+from sparsekit.pruners.checks import checked_count
 
 ROUNDS = (3, 6, 9, 13)
-LADDER = tuple(float(1 - Fraction(4, 5) ** rounds) for rounds in ROUNDS)
+RUNGS = tuple(float(1 - Fraction(4, 5) ** rounds) for rounds in range(1, 31))
+LADDER = tuple(RUNGS[rounds - 1] for rounds in ROUNDS)
 """48.8, 73.8, 86.6 and 94.5 %: what rounds of iterative magnitude pruning at 20 % pass through, so one chain serves all."""
 
 MATCHED_BUDGETS = (0.25, 0.5, 1.0, 2.0)
@@ -82,10 +88,41 @@ SUITES: dict[str, Suite] = {
 }
 
 
-def as_suite(name: str, **changes: object) -> Suite:
-    """The suite called ``name`` with some settings of its recipe changed; raises ValueError listing the known ones."""
+def as_suite(name: str) -> Suite:
+    """The suite called ``name``; raises ValueError listing the known ones."""
     if name not in SUITES:
         raise ValueError(f"speedup: suite: expected one of {', '.join(SUITES)}, got {name!r}")
-    suite = SUITES[name]
-    given = {key: value for key, value in changes.items() if value is not None}
-    return replace(suite, recipe=replace(suite.recipe, **given))  # pyright: ignore[reportArgumentType]
+    return SUITES[name]
+
+
+def chosen_suite(options: Mapping[str, Any]) -> Suite:
+    """The suite that a command's options describe; what is not given stays as the suite has it.
+
+    Args:
+        options: suite, and perhaps seeds, methods and sparsity (comma-separated) and settings of the recipe. Without a
+            device it is the GPU if there is one, on which the passes run in bf16, channels last, as graphs.
+
+    Raises:
+        ValueError, TypeError: an unknown suite or method, or a value out of range.
+    """
+    suite = as_suite(options["suite"])
+    device = options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    fast = {"precision": "bf16", "channels_last": True, "graphs": True} if device == "cuda" else {}
+    names = {field.name for field in fields(Recipe)}
+    given = {key: value for key, value in options.items() if key in names and value not in (None, "", ())}
+    changes: dict[str, Any] = {"recipe": replace(suite.recipe, **(fast | given | {"device": device}))}
+    if options.get("methods"):
+        changes["methods"] = tuple(part.strip() for part in options["methods"].split(",") if part.strip())
+        for method in changes["methods"]:
+            as_method(method)
+    if options.get("sparsity"):
+        try:
+            levels = tuple(float(part) for part in options["sparsity"].split(","))
+        except ValueError:
+            expected = f"comma-separated numbers, got {options['sparsity']!r}"
+            raise ValueError(f"speedup: sparsity: expected {expected}") from None
+        # A rung rounded as in the papers' tables is the rung, so that chains serve it.
+        changes["sparsities"] = tuple(next((rung for rung in RUNGS if round(rung, 3) == x), x) for x in levels)
+    if options.get("seeds") is not None:
+        changes["seeds"] = checked_count("speedup", "seeds", options["seeds"])
+    return replace(suite, **changes)
