@@ -19,6 +19,7 @@ from sparsekit.benchmarks.reporting.caveats import cautions, gaps
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS, headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Level, Report, summarise_suite
 from sparsekit.benchmarks.reporting.origin import describe_environment, flat
+from sparsekit.benchmarks.reporting.paper import compressed
 from sparsekit.benchmarks.reporting.speedup_bars import compared, factors_figure, gain_figure
 from sparsekit.benchmarks.reporting.speedup_curves import (
     accuracy_figure,
@@ -101,6 +102,7 @@ def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path) -> Path:
         config=as_json(suite.recipe),
         stamp=describe_environment([run.environment for run in report.runs]),
         swept=[level for level in report.levels if _is_swept(level)],
+        shorter=compressed(suite.recipe),
         known={own: METHODS[own].summary for own in _owns(report) if own in METHODS},
         missing=wording.MISSING,
         minimum=MINIMUM_PAIRS,
@@ -137,7 +139,7 @@ def speedup_json(rows: Iterable[Row], suite: Suite) -> dict[str, Any]:
         "levels": [
             asdict(level)
             | {
-                "headline": headline(report, level),
+                "headline": f"{headline(report, level)} {stamp_line(report)}",
                 "sentences": {v.match.method: sentence(report, level, v) for v in level.verdicts}
                 if level.reference
                 else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sparsekit.benchmarks.methods import split_name
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS
 from sparsekit.benchmarks.reporting.levels import Level, Report
 from sparsekit.benchmarks.reporting.naming import budget, listed, name_of
@@ -25,8 +26,9 @@ def _missing(report: Report) -> Iterator[str]:
     if report.missing:
         by_method: dict[str, int] = {}
         for method, _, _ in report.missing:
-            by_method[method] = by_method.get(method, 0) + 1
-        parts = ", ".join(f"{name_of(method)} ({n})" for method, n in by_method.items())
+            own = split_name(method)[0]
+            by_method[own] = by_method.get(own, 0) + 1
+        parts = ", ".join(f"{n} of {name_of(method)}" for method, n in by_method.items())
         yield f"{len(report.missing)} of {count(report.wanted, 'run')} have not finished: {parts}."
     lost = {(f.method, f.sparsity, f.seed) for f in report.failures if not f.recovered}
     if lost:
@@ -58,11 +60,13 @@ def _seeds(report: Report) -> Iterator[str]:
         for entry in level.entries
         if entry.judgement and entry.judgement.difference
     ]
-    least = min(pairs, default=report.suite.seeds)
-    if report.suite.seeds < MINIMUM_PAIRS or least < MINIMUM_PAIRS:
-        yield f"Down to {count(least, 'paired seed')}: below {MINIMUM_PAIRS} every verdict is inconclusive."
+    if not pairs:
+        return
+    least = min(pairs)
+    if least < MINIMUM_PAIRS:
+        yield f"Down to {count(least, 'paired seed')}; a verdict needs {MINIMUM_PAIRS}, a headline {HEADLINE_SEEDS}."
     elif least < HEADLINE_SEEDS:
-        yield f"Down to {count(least, 'paired seed')}: below {HEADLINE_SEEDS} a result is preliminary."
+        yield f"Down to {count(least, 'paired seed')}; below {HEADLINE_SEEDS} a result is preliminary."
 
 
 def _unmeasured(report: Report) -> Iterator[str]:
@@ -134,8 +138,8 @@ def _baseline(report: Report) -> Iterator[str]:
 
 def _left_out(report: Report) -> Iterator[str]:
     if report.superseded:
-        yield f"{count(report.superseded, 'row')} left out because the same run was repeated later."
+        yield f"{count(report.superseded, 'row')} left out, of runs that were repeated later."
     if report.other_recipe:
-        yield f"{count(report.other_recipe, 'row')} left out because they were made under another recipe."
+        yield f"{count(report.other_recipe, 'row')} of another recipe left out."
     if report.outside:
-        yield f"{count(report.outside, 'row')} left out because they are no run of the suite {report.suite.name}."
+        yield f"{count(report.outside, 'row')} left out, of runs that the suite {report.suite.name} does not have."

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from sparsekit.benchmarks.methods import split_name
 from sparsekit.benchmarks.reporting.levels import BUDGETED, Gain, Level, Report, Verdicts
-from sparsekit.benchmarks.reporting.naming import bracket, budget, hardware, listed, name_of, setting
+from sparsekit.benchmarks.reporting.naming import budget, hardware, listed, name_of, ratio_text, setting
+from sparsekit.benchmarks.reporting.paper import compressed
 from sparsekit.benchmarks.reporting.speedup import Ratio
 from sparsekit.benchmarks.reporting.verdict import is_imp
-from sparsekit.benchmarks.reporting.wording import count, number_plain, sparsity_text, times
+from sparsekit.benchmarks.reporting.wording import count, number_plain, sparsity_text
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 
 HEADLINE_SEEDS = 10
@@ -22,22 +24,25 @@ REASONS = {
     "no paired seed": "no seed is shared with the reference",
     "other sparsity": "more weights are kept than the reference keeps",
     "few seeds": f"fewer than {MINIMUM_PAIRS} paired seeds",
-    "wide interval": "the interval of the difference is too wide",
+    "wide interval": "interval of the difference too wide",
 }
 
 
 def headline(report: Report, level: Level) -> str:
-    """The verdict at one sparsity: the fastest method that matches the best IMP variant, or that none is shown to."""
+    """The verdict at one sparsity: the fastest method that matches the best IMP variant, or that none is shown to.
+
+    The sentence stands for itself when followed by ``stamp_line``.
+    """
     where = f"At {sparsity_text(level.sparsity)} sparsity"
     if not any(entry.seeds for entry in level.entries):
         return f"{where} no run has finished: nothing is known."
     if level.reference is None:
-        return f"{where} nothing is judged: the IMP variants have no finished seed in common."
+        return f"{where} nothing is judged: no IMP variant on at least the recipe's budget has a finished seed that all share."
     rivals = [v for v in level.verdicts if not is_imp(v.match.method)]
     matched = [v for v in rivals if v.match.status == "matched"]
     if matched:
         lead = sentence(report, level, min(matched, key=lambda v: _cost(level, v)))
-        others = f" It is the cheapest of {len(matched)} methods that match." if len(matched) > 1 else ""
+        others = f" It is the fastest of {len(matched)} methods that match." if len(matched) > 1 else ""
         return lead + others
     return f"{where} no method is shown to match {_target(report, level)}{_outcomes(rivals)}."
 
@@ -81,56 +86,50 @@ def sentence(report: Report, level: Level, verdicts: Verdicts) -> str:
 
 def _target(report: Report, level: Level) -> str:
     assert level.reference is not None
-    return f"the best IMP variant, {name_of(level.reference.method)}, within {number_plain(100 * report.margin)} points"
+    return f"{name_of(level.reference.method)}, the best IMP variant, within {number_plain(100 * report.margin)} points"
 
 
 def _comparison(report: Report, level: Level, gain: Gain) -> str:
     """ " at 3.10× [2.90, 3.30] less time than IMP given a dense checkpoint, 2.00× end to end; ..."."""
-    base = report.suite.baseline
-    text = ""
-    if gain.method == base:
-        text = ", the baseline of the costs"
-    elif gain.baseline is None:
-        text = f"; no paired run of {name_of(base)} tells what that saves"
-    else:
-        in_seconds = gain.baseline.checkpoint.seconds and gain.baseline.pretraining.seconds
-        kind = "seconds" if in_seconds else "work"
-        unit = "time" if in_seconds else "dense-equivalent epochs (no pair was timed on one machine)"
-        given, end = (getattr(clock, kind) for clock in (gain.baseline.checkpoint, gain.baseline.pretraining))
-        text = f" {pace(given, unit)} {name_of(base)} {GIVEN}, {end_pace(end)} {END}" if given and end else ""
-    return text + _against_budgeted(level, gain)
+    base, against = name_of(report.suite.baseline), _against_budgeted(level, gain)
+    if gain.method == report.suite.baseline:
+        return f", the baseline of the costs{against}"
+    if gain.baseline is None:
+        return f"; without a finished run of {base} on a shared seed it is unknown what that saves{against}"
+    clocks = (gain.baseline.checkpoint, gain.baseline.pretraining)
+    timed = all(clock.seconds for clock in clocks)
+    unit = "time" if timed else "dense-equivalent epochs"
+    given, end = (clock.seconds if timed else clock.work for clock in clocks)
+    if given is None or end is None:
+        return f"; its costs are not known{against}"
+    why = "" if timed else " (no pair was timed on one machine)"
+    if _saves(given) and _saves(end):
+        return f" at {ratio_text(given)} less {unit} than {base} {GIVEN}, {ratio_text(end)} {END}{why}{against}"
+    return (
+        f", but without a clear saving: the {unit} of {base} over its own is {ratio_text(given)} {GIVEN} and "
+        f"{ratio_text(end)} {END}{why}{against}"
+    )
 
 
-def pace(ratio: Ratio, unit: str = "time") -> str:
-    """ "at 3.10× [2.90, 3.30] less time than", or plainly that it took as long or longer."""
-    if ratio.interval and ratio.interval.low <= 1 <= ratio.interval.high and ratio.interval.low < ratio.interval.high:
-        return f"in about the {unit} (ratio {times(ratio.value)}{bracket(ratio.interval)}) of"
-    if ratio.value >= 1:
-        return f"at {times(ratio.value)}{bracket(ratio.interval)} less {unit} than"
-    return f"but takes more {unit} (ratio {times(ratio.value)}{bracket(ratio.interval)}) than"
-
-
-def end_pace(ratio: Ratio) -> str:
-    """The second clock in short: "2.00× [1.90, 2.10]"."""
-    return f"{times(ratio.value)}{bracket(ratio.interval)}"
+def _saves(ratio: Ratio) -> bool:
+    """Whether a ratio says that the method is cheaper: the whole interval where there is one."""
+    return (ratio.interval.low if ratio.interval else ratio.value) > 1
 
 
 def _against_budgeted(level: Level, gain: Gain) -> str:
     """What budgeted IMP does at the same sparsity."""
     budgeted = next((v for v in level.verdicts if v.match.method == BUDGETED), None)
-    if budgeted is None or gain.method.startswith(BUDGETED):
+    if budgeted is None or split_name(gain.method)[0] == BUDGETED:
         return ""
     name = name_of(BUDGETED)
     if budgeted.match.status != "matched":
-        word = "never matches" if budgeted.match.status == "never" else "is inconclusive"
-        return f"; {name} {word}"
+        return f"; {name} never does" if budgeted.match.status == "never" else f"; whether {name} does is inconclusive"
     own = budgeted.seconds or budgeted.work
-    assert own is not None
     text = f"; {name} does so"
-    if own.baseline and own.baseline.checkpoint.seconds:
-        text += f" at {times(own.baseline.checkpoint.seconds.value)}"
+    if own and own.baseline and own.baseline.checkpoint.seconds:
+        text += f" at {ratio_text(own.baseline.checkpoint.seconds)}"
     if gain.budgeted and gain.budgeted.checkpoint.seconds:
-        text += f", in {end_pace(gain.budgeted.checkpoint.seconds)} the time of {name_of(gain.method)}"
+        text += f", in {ratio_text(gain.budgeted.checkpoint.seconds)} the time of {name_of(gain.method)}"
     return text
 
 
@@ -141,5 +140,6 @@ def _cost(level: Level, verdicts: Verdicts) -> float:
 
 
 def stamp_line(report: Report) -> str:
-    """ "CIFAR-10, ResNet-20, NVIDIA H200 (driver 580.65)."."""
-    return f"{setting(report.suite.recipe)}, {hardware(report.environments)}."
+    """ "CIFAR-10, ResNet-20, compressed schedule, NVIDIA H200 (driver 580.65)."."""
+    schedule = ", compressed schedule" if compressed(report.suite.recipe) else ""
+    return f"{setting(report.suite.recipe)}{schedule}, {hardware(report.environments)}."

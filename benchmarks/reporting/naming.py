@@ -11,6 +11,7 @@ from typing import Any
 from sparsekit.benchmarks.methods import split_name
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.reporting.paper import data_name
+from sparsekit.benchmarks.reporting.speedup import Ratio
 from sparsekit.benchmarks.reporting.wording import MISSING, TIMES, count, label, number
 from sparsekit.benchmarks.statistics import Interval
 
@@ -27,7 +28,7 @@ NAMES = {
     "random-erk": "Random (ERK)",
 }
 
-DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}
 
 SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
@@ -77,8 +78,17 @@ def bracket(interval: Interval | None) -> str:
     """Interval of a ratio after its value: " [2.90, 3.30]"; nothing without one or where it is a point."""
     if interval is None or math.isclose(interval.low, interval.high, rel_tol=1e-9):
         return ""
-    low, high = (f"{x:.2f}" if x < 10 else number(x) for x in (interval.low, interval.high))
-    return f" [{low}, {high}]"
+    return f" [{factor(interval.low)}, {factor(interval.high)}]"
+
+
+def factor(ratio: float) -> str:
+    """ "0.52", "3.10", "12.4", "1.29e+12"."""
+    return f"{ratio:.2f}" if ratio < 10 else number(ratio) if ratio < 1e5 else f"{ratio:.2e}"
+
+
+def ratio_text(ratio: Ratio | None) -> str:
+    """A ratio of costs with its interval: "3.10× [2.90, 3.30]"."""
+    return MISSING if ratio is None else factor(ratio.value) + TIMES + bracket(ratio.interval)
 
 
 def amount(value: float | None, unit: str) -> str:

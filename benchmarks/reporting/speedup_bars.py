@@ -31,7 +31,7 @@ from sparsekit.benchmarks.reporting.wording import TIMES, sparsity_text
 
 FACTORS = ("epochs", "passes per step", "time per pass", "selection")
 
-TICKS = (1e-3, 0.01, 0.1, 0.25, 0.5, 1, 2, 4, 10, 100, 1e3, 1e4)
+TICKS = (1e-6, 1e-3, 0.01, 0.1, 0.25, 0.5, 2.0, 4.0, 10.0, 100.0, 1e3, 1e4, 1e6, 1e9, 1e12)
 
 
 def shown_saving(report: Report, level: Level, verdicts: Verdicts) -> Saving | None:
@@ -95,9 +95,10 @@ def _ticks(axes: Axes, columns: int) -> None:
     low, high = axes.get_xlim()
     low, high = min(low, -0.8), max(high, 0.8)
     axes.set_xlim(low, high)
-    inside = [tick for tick in TICKS if low <= math.log(tick) <= high]
-    while len(inside) > 9 - columns:
-        inside = [tick for i, tick in enumerate(inside) if i % 2 == inside.index(1) % 2]
+    apart, inside = (high - low) * columns / 20, [1.0]
+    for tick in sorted(TICKS, key=lambda tick: abs(math.log(tick))):
+        if low <= math.log(tick) <= high and all(abs(math.log(tick / other)) >= apart for other in inside):
+            inside.append(tick)
     axes.set_xticks([math.log(tick) for tick in inside], [f"{tick:g}{TIMES}" for tick in inside])
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,8 +33,8 @@ from sparsekit.benchmarks.reporting.naming import name_of
 from sparsekit.benchmarks.reporting.wording import number, number_plain, seconds_text, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
 
-WINDOW = 0.12
-"""The accuracy axis ends this far below the best mean: a collapsed method must not flatten all others."""
+LEAST_WINDOW = 0.03
+"""The accuracy axis spans at least this much below the best mean."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +125,23 @@ def _paper_curves(axes: Axes, report: Report) -> None:
     quiet(axes, "y")
 
 
+def _floor(report: Report) -> float:
+    """Where the accuracy axis ends: a collapsed method must not flatten all others."""
+    entries = [level.entry(method) for method in shown(report) for level in report.levels]
+    means = [entry.accuracy.mean for entry in entries if entry.accuracy] or [1.0]
+    best = max([*means, *(value for _, value in _dense_lines(report))])
+    return best - max(LEAST_WINDOW, 2.0 * (best - float(np.quantile(means, 0.15))))
+
+
 def _window(axes: Axes, report: Report) -> None:
     """Ends the accuracy axis where only collapsed methods would be."""
-    means = [entry.accuracy.mean for level in report.levels for entry in level.entries if entry.accuracy]
-    means += [value for _, value in _dense_lines(report)]
-    floor = max(means, default=1.0) - WINDOW
-    if min(means, default=1.0) < floor:
-        axes.set_ylim(bottom=100 * floor)
+    if collapsed(report):
+        axes.set_ylim(bottom=100 * _floor(report))
 
 
 def collapsed(report: Report) -> tuple[str, ...]:
     """Methods some of whose means lie below the frame of the accuracy figure."""
-    means = [entry.accuracy.mean for level in report.levels for entry in level.entries if entry.accuracy]
-    floor = max([*means, *(value for _, value in _dense_lines(report))], default=1.0) - WINDOW
-    entries = [level.entry(method) for method in shown(report) for level in report.levels]
+    entries, floor = [level.entry(method) for method in shown(report) for level in report.levels], _floor(report)
     return tuple(dict.fromkeys(name_of(e.method) for e in entries if e.accuracy and e.accuracy.mean < floor))
 
 
@@ -186,7 +190,7 @@ def _log_axis(axes: Axes, which: str, words: Callable[[float], str]) -> None:
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+(?!\d)", "", words(value))))
     axis.set_minor_formatter(NullFormatter())
     quiet(axes, "y" if which == "y" else "x")
     axes.tick_params(which="both", length=0)
@@ -203,13 +207,17 @@ def match_figure(report: Report, level: Level, name: str) -> str:
         axes.axhline(0, color=FAINT, lw=1)
         axes.axhline(-100 * report.margin, color=FAINT, lw=1.2, ls=(0, (5, 3)))
         edge, margin = axes.get_yaxis_transform(), f"margin, {number_plain(100 * report.margin)} points"
-        axes.text(0.995, -100 * report.margin, margin, transform=edge, ha="right", va="bottom", color=FAINT, fontsize=9)
+        axes.text(0.008, -100 * report.margin, margin, transform=edge, ha="left", va="bottom", color=FAINT, fontsize=9)
         axes.set_ylabel("difference in accuracy, points")
         _log_axis(axes, "x", seconds_text if timed else number)
         axes.set_xlabel(
             "time given a dense checkpoint" if timed else "dense-equivalent epochs given a dense checkpoint"
         )
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], -100 * WINDOW))
+        means = [
+            entry.judgement.difference.mean for entry in level.entries if entry.judgement and entry.judgement.difference
+        ]
+        lowest = 2.0 * float(np.quantile(means, 0.15)) if means else 0.0
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 100 * min(lowest, -LEAST_WINDOW)))
         place_legend(figure, axes)
         return svg_element(figure, name, "Accuracy against cost for every budget")
 
@@ -223,7 +231,9 @@ def _sweep(axes: Axes, own: str, style: Style, entries: list[Entry], timed: bool
     if not points:
         return
     x, y = [cost for cost, _, _ in points], [100 * difference.mean for _, difference, _ in points]
-    axes.plot(x, y, color=style.colour, lw=1.4, ls=style.line, label=name_of(own), marker=style.marker, ms=0, zorder=2)
+    axes.plot(
+        x, y, color=style.colour, lw=1.4, ls=style.line, label=name_of(own), marker=style.marker, ms=6.5, zorder=2
+    )
     for cost, difference, good in points:
         if difference.interval:
             axes.vlines(cost, 100 * difference.interval.low, 100 * difference.interval.high, color=style.colour, lw=1.2)

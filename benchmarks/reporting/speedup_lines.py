@@ -11,8 +11,7 @@ from sparsekit.benchmarks.reporting.claims import REASONS
 from sparsekit.benchmarks.reporting.entries import Entry
 from sparsekit.benchmarks.reporting.levels import Level, Report, Verdicts
 from sparsekit.benchmarks.reporting.match import Saving
-from sparsekit.benchmarks.reporting.naming import bracket, budget, name_of
-from sparsekit.benchmarks.reporting.speedup import Ratio
+from sparsekit.benchmarks.reporting.naming import budget, name_of, ratio_text
 from sparsekit.benchmarks.reporting.speedup_bars import shown_saving
 from sparsekit.benchmarks.reporting.speedup_curves import shown
 from sparsekit.benchmarks.reporting.wording import MISSING, number, points, points_range, seconds_text, spread, times
@@ -55,7 +54,9 @@ def verdict_lines(report: Report, level: Level) -> Iterator[VerdictLine]:
         entry = level.entry(at)
         difference = entry.judgement.difference if entry.judgement else None
         time, epochs = _cost(level, verdicts)
-        given, end_to_end = clocks(shown_saving(report, level, verdicts), at == report.suite.baseline)
+        given, end_to_end = clocks(
+            shown_saving(report, level, verdicts), bool(entry.seeds) and at == report.suite.baseline
+        )
         against = gain.budgeted.checkpoint if gain and gain.budgeted else None
         yield VerdictLine(
             method=match.method,
@@ -95,11 +96,6 @@ def clocks(saving: Saving | None, baseline: bool = False) -> tuple[str, str]:
         return MISSING, MISSING
     found = (saving.checkpoint, saving.pretraining)
     return tuple(ratio_text(clock.seconds or clock.work) for clock in found)  # pyright: ignore[reportReturnType]
-
-
-def ratio_text(ratio: Ratio | None) -> str:
-    """ "3.10× [2.90, 3.30]"."""
-    return MISSING if ratio is None else times(ratio.value) + bracket(ratio.interval)
 
 
 def factor_texts(saving: Saving | None) -> tuple[str, ...]:

@@ -43,18 +43,18 @@ def legend(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """Verdicts, table and legend; EMPTY without a finished run."""
+    """Verdicts, table, legend and what limits them; EMPTY without a row."""
+    limits = "".join(f"- {text}\n" for text in (*gaps(report), *cautions(report)))
     if not report.runs:
-        return EMPTY
-    heads = "".join(f"- {headline(report, level)}\n" for level in reversed(report.levels))
+        return f"No run has finished, so nothing is claimed.\n\n{limits}" if report.failures else EMPTY
+    heads = "".join(f"- {headline(report, level)} {stamp_line(report)}\n" for level in reversed(report.levels))
     lines = (
         (sparsity_text(level.sparsity), *_cells(line))
         for level in report.levels
         for line in verdict_lines(report, level)
     )
-    limits = "".join(f"- {text}\n" for text in (*gaps(report), *cautions(report)))
     table = markdown((*COLUMNS, *RATIOS), lines, SIDES)
-    return f"{heads}\n{table}\n{stamp_line(report)} {legend(report)}\n" + (f"\n{limits}" if limits else "")
+    return f"{heads}\n{table}\n{legend(report)}\n" + (f"\n{limits}" if limits else "")
 
 
 def _cells(line: VerdictLine) -> Iterator[str]:
