@@ -54,8 +54,8 @@ def accuracy_figure(group: Group, name: str) -> str:
             _accuracy_strip(axes, group)
         else:
             _accuracy_curves(axes, group)
-            _legend(figure, axes)
-        return _svg(figure, name, "Test accuracy of each method against sparsity")
+            place_legend(figure, axes)
+        return svg_element(figure, name, "Test accuracy of each method against sparsity")
 
 
 def cost_figure(group: Group, name: str) -> str:
@@ -79,8 +79,8 @@ def cost_figure(group: Group, name: str) -> str:
         for axes, (words, value, pretraining) in zip(panels, costs, strict=True):
             (_cost_bars if single else _cost_curves)(axes, group, value, pretraining)
             (axes.set_xlabel if single else axes.set_ylabel)(words)
-        _legend(figure, panels[0])
-        return _svg(figure, name, "Cost of each method in dense-equivalent epochs and in seconds")
+        place_legend(figure, panels[0])
+        return svg_element(figure, name, "Cost of each method in dense-equivalent epochs and in seconds")
 
 
 def colour(group: Group, method: str) -> str:
@@ -103,7 +103,7 @@ def _accuracy_curves(axes: Axes, group: Group) -> None:
     _spread_lines(axes, group, lambda cell: cell.accuracy, 100)
     for run in group.runs:
         style = next(s for s in _styles(group) if s[0] == run.method)
-        x = _position(run.sparsity) + _dodge(group, run.method)
+        x = position(run.sparsity) + _dodge(group, run.method)
         axes.plot(x, 100 * run.accuracy, style[2], color=style[1], ms=3, alpha=0.3, mec="none", zorder=1)
     if group.dense:
         axes.axhline(100 * group.dense.mean, color=FAINT, lw=1.2, ls=(0, (5, 3)), label="dense", zorder=1)
@@ -158,21 +158,21 @@ def _spread_lines(axes: Axes, group: Group, value: Callable[[Cell], Estimate], s
     for method, colour, marker in _styles(group):
         cells = [group.cell(method, sparsity) for sparsity in group.sparsities]
         found = [value(cell) if cell else None for cell in cells]
-        x = np.array([_position(s) for s in group.sparsities]) + _dodge(group, method)
+        x = np.array([position(s) for s in group.sparsities]) + _dodge(group, method)
         y = np.array([scale * e.mean if e else np.nan for e in found])
         sd = np.array([scale * (e.sd or 0.0) if e else np.nan for e in found])
         axes.plot(x, y, color=colour, lw=1.8, marker=marker, ms=6.5, mec=PAPER, mew=0.8, label=label(method), zorder=3)
         axes.vlines(x, y - sd, y + sd, color=colour, lw=1.4, zorder=2)
 
 
-def _position(sparsity: float) -> float:
+def position(sparsity: float) -> float:
     """Halvings of the remaining weights: equal steps for equal shares removed."""
     return -float(np.log2(1 - sparsity))
 
 
 def _dodge(group: Group, method: str) -> float:
     """Sideways shift that keeps the error bars of the methods apart."""
-    places = [_position(sparsity) for sparsity in group.sparsities]
+    places = [position(sparsity) for sparsity in group.sparsities]
     gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
     return (
         min(0.045, 0.2 / len(group.methods))
@@ -182,19 +182,19 @@ def _dodge(group: Group, method: str) -> float:
 
 
 def _sparsity_axis(axes: Axes, group: Group) -> None:
-    places = [_position(sparsity) for sparsity in group.sparsities]
+    places = [position(sparsity) for sparsity in group.sparsities]
     axes.set_xticks(places, [sparsity_text(s).split()[0] for s in group.sparsities])
     axes.set_xlabel("sparsity, %")
-    _quiet(axes, "y")
+    quiet(axes, "y")
 
 
 def _method_axis(axes: Axes, group: Group) -> None:
     axes.set_yticks(range(len(group.methods)), [label(method) for method in group.methods])
     axes.set_ylim(len(group.methods) - 0.5, -0.5)
-    _quiet(axes, "x")
+    quiet(axes, "x")
 
 
-def _quiet(axes: Axes, along: str) -> None:
+def quiet(axes: Axes, along: str) -> None:
     """Grid lines along one axis, no frame but a base line."""
     axes.set_axisbelow(True)
     axes.grid(axis="y" if along == "y" else "x", color=RULE, lw=0.8)
@@ -206,14 +206,15 @@ def _quiet(axes: Axes, along: str) -> None:
         text.set_color(FAINT)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def place_legend(figure: Figure, axes: Axes) -> None:
+    """The legend of one panel above the figure."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = len(labels) if len(labels) <= 5 else 4
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg_element(figure: Figure, name: str, description: str) -> str:
     """The figure as one <svg> element without fixed size, metadata or foreign ids."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -16,6 +16,9 @@ PER_RUN_KEYS = frozenset({"method", "sparsity", "seed", "options"})
 VOLATILE_KEYS = frozenset({"timestamp", "git"})
 """Environment keys that may differ between two runs whose times are compared."""
 
+RESOURCES = ("flops", "peak_memory", "energy")
+"""What a row may hold beside its costs, where the machine can measure it."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -33,6 +36,8 @@ class Run:
         steps, epochs: optimiser iterations, and passes over the training set in batches of one per step.
         work: dense-equivalent epochs: samples that went forward and backward, over the training set's size.
         seconds, selection_seconds: wall time of pruning and retraining, and the part spent on scores and masks.
+        flops, peak_memory, energy: of pruning and retraining, in operations, bytes and joules; None if not measured.
+        dense_flops, dense_peak_memory, dense_energy: the same of the pretraining.
     """
 
     id: str
@@ -55,6 +60,12 @@ class Run:
     work: float
     seconds: float
     selection_seconds: float
+    flops: float | None = None
+    peak_memory: float | None = None
+    energy: float | None = None
+    dense_flops: float | None = None
+    dense_peak_memory: float | None = None
+    dense_energy: float | None = None
 
     @property
     def machine(self) -> str:
@@ -157,6 +168,8 @@ def read(row: Row) -> Run:
             work=float(cost["dense_epochs"]),
             seconds=float(cost["seconds"]),
             selection_seconds=float(cost["selection_seconds"]),
+            **{name: _optional(cost.get(name)) for name in RESOURCES},
+            **{f"dense_{name}": _optional(dense.get(name)) for name in RESOURCES},
         )
     except KeyError as error:
         raise ValueError(f"read: row {row.get('id', '?')}: expected key {error}, got none") from error

@@ -110,14 +110,14 @@ def speedup_of_runs(runs: Sequence[Run], method: str, baseline: str, sparsity: f
         sparsity=sparsity,
         seeds=tuple(run.seed for run in base),
         checkpoint=Clock(
-            _ratio([r.seconds for r in base], [r.seconds for r in ours]),
-            _ratio([r.work for r in base], [r.work for r in ours]),
+            ratio_of_sums([r.seconds for r in base], [r.seconds for r in ours]),
+            ratio_of_sums([r.work for r in base], [r.work for r in ours]),
         ),
         pretraining=Clock(
-            _ratio([r.seconds + r.dense_seconds for r in base], [r.seconds + r.dense_seconds for r in ours]),
-            _ratio([r.work + r.dense_epochs for r in base], [r.work + r.dense_epochs for r in ours]),
+            ratio_of_sums([r.seconds + r.dense_seconds for r in base], [r.seconds + r.dense_seconds for r in ours]),
+            ratio_of_sums([r.work + r.dense_epochs for r in base], [r.work + r.dense_epochs for r in ours]),
         ),
-        factors=_factors(base, ours),
+        factors=factors_of(base, ours),
     )
 
 
@@ -130,7 +130,7 @@ def paired(runs: Sequence[Run], method: str, baseline: str, sparsity: float) -> 
     return [(base[seed], ours[seed]) for seed in sorted(base.keys() & ours.keys())]
 
 
-def _ratio(baseline: list[float], method: list[float]) -> Ratio | None:
+def ratio_of_sums(baseline: list[float], method: list[float]) -> Ratio | None:
     """The ratio of the sums, or None where something cost nothing."""
     if min(*baseline, *method) <= 0:
         return None
@@ -138,7 +138,8 @@ def _ratio(baseline: list[float], method: list[float]) -> Ratio | None:
     return Ratio(sum(baseline) / sum(method), ratio_interval(baseline, method), sum(baseline) / n, sum(method) / n)
 
 
-def _factors(baseline: list[Run], method: list[Run]) -> Factors | None:
+def factors_of(baseline: list[Run], method: list[Run]) -> Factors | None:
+    """The four factors over paired runs of one machine, or None if something took no step, pass or time."""
     sides = [_parts(runs) for runs in (baseline, method)]
     if any(min(side) <= 0 for side in sides):
         return None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import io
 import json
 import re
@@ -15,44 +14,12 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 from comparison_rows import CONFIG, ENVIRONMENT, comparison, failed, row
+from pages import Page
 from rich.console import Console
 
 from sparsekit.benchmarks.report import as_json, render_table, speedup, summarise, write_report
 from sparsekit.benchmarks.reporting.findings import cautions, findings, title
 from sparsekit.benchmarks.reporting.wording import label, number, points, seconds_text, sparsity_text, times
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags, ids and addresses, and checks that every element is closed."""
-
-    VOID = frozenset({"meta", "br", "link", "img"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href", "xlink:href"):
-                self.addresses.append(str(value))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def page(tmp_path: Path, rows: list[dict[str, Any]]) -> str:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report of a suite lacks, and what limits what it can show: measured from its rows, not recited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS
+from sparsekit.benchmarks.reporting.levels import Level, Report
+from sparsekit.benchmarks.reporting.naming import budget, listed, name_of
+from sparsekit.benchmarks.reporting.paper import compressed, schedule
+from sparsekit.benchmarks.reporting.runs import RESOURCES, canonical
+from sparsekit.benchmarks.reporting.wording import count, number_plain, sparsity_text
+from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
+
+MEASURED = {"flops": "training FLOPs", "peak_memory": "peak memory", "energy": "energy"}
+
+
+def gaps(report: Report) -> tuple[str, ...]:
+    """What is missing from a complete report; empty if nothing is."""
+    return (*_missing(report), *_uncompared(report), *_seeds(report), *_unmeasured(report))
+
+
+def _missing(report: Report) -> Iterator[str]:
+    if report.missing:
+        by_method: dict[str, int] = {}
+        for method, _, _ in report.missing:
+            own = split_name(method)[0]
+            by_method[own] = by_method.get(own, 0) + 1
+        parts = ", ".join(f"{n} of {name_of(method)}" for method, n in by_method.items())
+        yield f"{len(report.missing)} of {count(report.wanted, 'run')} have not finished: {parts}."
+    lost = {(f.method, f.sparsity, f.seed) for f in report.failures if not f.recovered}
+    if lost:
+        yield f"{count(len(lost), 'run')} among them failed; each is listed with its reason below."
+
+
+def _uncompared(report: Report) -> Iterator[str]:
+    base = report.suite.baseline
+    without = [sparsity_text(level.sparsity) for level in report.levels if not _has(level, base)]
+    if without and report.runs:
+        yield f"The baseline {name_of(base)} has no finished run at {listed(without)}: no saving is known there."
+    for level in report.levels:
+        if level.reference and level.reference.left_out:
+            names = listed(name_of(name) for name in level.reference.left_out)
+            yield (
+                f"At {sparsity_text(level.sparsity)} too few seeds of {names} finished to be a candidate for the best "
+                "IMP variant; with them the reference might be better."
+            )
+
+
+def _has(level: Level, method: str) -> bool:
+    return any(entry.method == method and entry.seeds for entry in level.entries)
+
+
+def _seeds(report: Report) -> Iterator[str]:
+    pairs = [
+        entry.judgement.difference.n
+        for level in report.levels
+        for entry in level.entries
+        if entry.judgement and entry.judgement.difference
+    ]
+    if not pairs:
+        return
+    least = min(pairs)
+    if least < MINIMUM_PAIRS:
+        yield f"Down to {count(least, 'paired seed')}; a verdict needs {MINIMUM_PAIRS}, a headline {HEADLINE_SEEDS}."
+    elif least < HEADLINE_SEEDS:
+        yield f"Down to {count(least, 'paired seed')}; below {HEADLINE_SEEDS} a result is preliminary."
+
+
+def _unmeasured(report: Report) -> Iterator[str]:
+    absent = [MEASURED[name] for name in RESOURCES if not any(getattr(run, name) is not None for run in report.runs)]
+    if absent and report.runs:
+        yield f"Not measured in these runs: {listed(absent)}."
+    if report.runs and not any(environment.get("gpu") for environment in report.environments):
+        yield "No GPU: the times are those of a CPU and say nothing about one."
+
+
+def cautions(report: Report) -> tuple[str, ...]:
+    """What in these very rows limits what they can show; empty if nothing does."""
+    return (*_schedule(report), *_machines(report), *_sweeps(report), *_baseline(report), *_left_out(report))
+
+
+def _schedule(report: Report) -> Iterator[str]:
+    recipe, paper = report.suite.recipe, schedule()
+    if compressed(recipe):
+        yield (
+            f"Compressed schedule: {recipe.dense_epochs} dense epochs and {recipe.epochs} for each phase. The paper's is "
+            f"{paper.dense_epochs} dense epochs, {paper.imp_epochs} for each round of IMP and {paper.bip_epochs} of BiP "
+            "(CIFAR). Another schedule gives other ratios."
+        )
+    if recipe.limit is not None:
+        yield f"Only {recipe.limit} images of each split are used."
+
+
+def _machines(report: Report) -> Iterator[str]:
+    if len(report.environments) > 1:
+        yield (
+            f"The runs come from {len(report.environments)} environments. Seconds are those of the one with most runs, and "
+            "ratios of seconds pair runs of one environment only."
+        )
+    sources = {canonical(dict(run.environment.get("git") or {})) for run in report.runs}
+    if len(sources) > 1:
+        yield f"The runs come from {len(sources)} states of the source code."
+
+
+def _sweeps(report: Report) -> Iterator[str]:
+    budgets: dict[str, set[str]] = {}
+    for level in report.levels:
+        for verdicts in level.verdicts:
+            budgets.setdefault(verdicts.match.method, set()).update(verdicts.match.tried)
+            if verdicts.match.open:
+                smaller = listed(budget(name) for name in verdicts.match.open)
+                yield (
+                    f"At {sparsity_text(level.sparsity)} {name_of(verdicts.match.method)} may match on less than the "
+                    f"budget found: {smaller} is undecided."
+                )
+    single = [name_of(method) for method, tried in budgets.items() if len(tried) == 1]
+    if single:
+        yield f"On one budget only, so that their time to match is not searched for: {', '.join(single)}."
+
+
+def _baseline(report: Report) -> Iterator[str]:
+    worse = [
+        sparsity_text(level.sparsity)
+        for level in report.levels
+        for entry in level.entries
+        if entry.method == report.suite.baseline and entry.judgement and entry.judgement.verdict == "inferior"
+    ]
+    if worse:
+        margin = number_plain(100 * report.margin)
+        yield (
+            f"The baseline of the costs, {name_of(report.suite.baseline)}, is itself less accurate than the best IMP variant "
+            f"by more than {margin} points at {listed(worse)}."
+        )
+
+
+def _left_out(report: Report) -> Iterator[str]:
+    if report.superseded:
+        yield f"{count(report.superseded, 'row')} left out, of runs that were repeated later."
+    if report.other_recipe:
+        yield f"{count(report.other_recipe, 'row')} of another recipe left out."
+    if report.outside:
+        yield f"{count(report.outside, 'row')} left out, of runs that the suite {report.suite.name} does not have."
