@@ -20,6 +20,7 @@ Builder = Callable[[int, int, int], nn.Module]
 NETWORKS: dict[str, Builder] = {
     "mlp": mlp,
     "convnet": convnet,
+    "resnet8": partial(cifar_resnet, depth=8, shortcut="A"),
     "resnet20": partial(cifar_resnet, depth=20, shortcut="A"),
     "resnet20b": partial(cifar_resnet, depth=20, shortcut="B"),
     "resnet56": partial(cifar_resnet, depth=56, shortcut="A"),
