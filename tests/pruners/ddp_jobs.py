@@ -109,6 +109,11 @@ PRUNERS: dict[str, Maker] = {
     "OneShotMagnitude": lambda model, loss, _: sk.OneShotMagnitude(
         model, loss, 0.7, optimizer=sgd, steps=3, recalibrate=2, curve="constant"
     ),
+    "GMP": lambda model, loss, _: sk.GMP(model, loss, 0.7, optimizer=sgd, steps=5, every=2, curve="constant"),
+    "DPF": lambda model, loss, _: sk.DPF(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "RandomPruning": lambda model, loss, start: sk.RandomPruning(
+        model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
+    ),
 }
 
 

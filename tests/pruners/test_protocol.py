@@ -19,7 +19,20 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.allocation import Global, kept_count
 from sparsekit.projection import Projection
-from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, CollapseWarning, IMPOptions, OneShotMagnitude, Pruner, SpODE
+from sparsekit.pruners import (
+    DPF,
+    GMP,
+    IMP,
+    OMP,
+    BiP,
+    BiPOptions,
+    CollapseWarning,
+    IMPOptions,
+    OneShotMagnitude,
+    Pruner,
+    RandomPruning,
+    SpODE,
+)
 from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.schedules import Linear
 
@@ -106,6 +119,24 @@ def one_shot(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def ramped(kind: Any, **arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> Any:
+        return kind(model, objective, sparsity, optimizer=optimizer, **arguments, **more)
+
+    return make
+
+
+def drawn(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> RandomPruning:
+        return RandomPruning(model, objective, sparsity, optimizer=optimizer, steps=4, **arguments, **more)
+
+    return make
+
+
 def bip(**arguments: Any) -> Callable[..., Any]:
     def make(
         model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
@@ -148,6 +179,11 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "omp-dense": omp(dense_steps=2),
     "oneshot": one_shot(steps=4),
     "oneshot-recalibrated": one_shot(steps=2, recalibrate=2),
+    "gmp": ramped(GMP, steps=6, every=2),
+    "gmp-linear": ramped(GMP, steps=5, ramp=1.0, schedule="linear", curve="constant"),
+    "dpf": ramped(DPF, steps=7, every=2),
+    "random": drawn(rewind_state=INITIAL),
+    "random-global": drawn(projection=Projection(), seed=3),
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -177,6 +213,8 @@ def planned(pruner: Any) -> int:
         )
     if isinstance(pruner, SpODE):
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
+    if isinstance(pruner, (GMP, DPF)):
+        return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
     return kept_count(total, SPARSITY) if pruner.round else total
@@ -337,7 +375,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp")
+        for n in ("bip", "spode", "omp", "gmp", "random")
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
@@ -347,6 +385,11 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "rewind of imp": (MAKERS["imp-init-dense"], MAKERS["imp-early"]),
     "steps of imp": (imp(steps_per_round=3, rewind="lr"), MAKERS["imp-lr"]),
     "steps of oneshot": (one_shot(steps=5), MAKERS["oneshot"]),
+    "gmp into dpf": (ramped(GMP, steps=7, every=2), MAKERS["dpf"]),
+    "period of dpf": (ramped(DPF, steps=7, every=3), MAKERS["dpf"]),
+    "ramp of gmp": (ramped(GMP, steps=6, every=2, ramp=0.9), MAKERS["gmp"]),
+    "schedule of gmp": (ramped(GMP, steps=6, every=2, schedule="linear"), MAKERS["gmp"]),
+    "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
 
@@ -391,7 +434,7 @@ def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
 
 # Collapse
 
-SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot"]
+SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot", "gmp", "dpf"]
 
 
 def shrunken() -> nn.Sequential:
