@@ -6,11 +6,11 @@ A run that is killed or interrupted goes on from its last checkpoint, in whichev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparsekit.benchmarks.engine import Workbench, accuracy
 from sparsekit.benchmarks.environment import environment
@@ -22,7 +22,7 @@ from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, cross_entropy, ignore
 from sparsekit.nn import masks
-from sparsekit.pruners.base import Metrics
+from sparsekit.pruners.base import BasePruner, Metrics
 
 # The batches and random numbers of a run's phases; 0 is the dense training.
 PRUNE, FINETUNE = 1, 2
@@ -61,7 +61,7 @@ class Silent:
 def total_steps(config: RunConfig, bench: Workbench) -> int:
     """Steps that a run will take, fine-tuning included."""
     method, per_epoch = as_method(config.method), bench.steps_per_epoch
-    tail = config.recipe.epochs * per_epoch if method.finetune else 0
+    tail = config.recipe.epochs * per_epoch if method.follows else 0
     return method.steps(config.recipe, config.sparsity, per_epoch) + tail
 
 
@@ -85,13 +85,18 @@ def run_model(config: RunConfig, bench: Workbench, progress: Progress | None = N
     keeper = keeper_of(config, bench)
     begun = keeper.begun()
     spent, before = Spent(**begun.get("spent", {})), begun.get("before")
+    start = Start(model, cross_entropy, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
+    work = _Work(config, bench, start, keeper, on_step, spent)
     if begun.get("phase") == FINETUNE:
         for _ in range(method.steps(recipe, config.sparsity, bench.steps_per_epoch)):
             on_step()
     else:
-        before = _prune(config, bench, model, dense.init, keeper, on_step, spent)
-        if method.finetune or config.method.startswith("bip"):
+        ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches else None
+        before = _prune(work, PRUNE, method.build, ode)
+        if method.follows or config.method.startswith("bip"):
             before = accuracy(model, bench.data, "test")
+    if method.then is not None:
+        _prune(work, FINETUNE, method.then, before=before)
     if method.finetune:
         steps = recipe.epochs * bench.steps_per_epoch
         also = {"spent": asdict(spent), "before": before}
@@ -106,45 +111,58 @@ def keeper_of(config: RunConfig, bench: Workbench) -> Keeper:
     return bench.keeper(bench.out / "unfinished" / f"{config.id}.safetensors", identity)
 
 
+@dataclass
+class _Work:
+    """What the phases of a run share."""
+
+    config: RunConfig
+    bench: Workbench
+    start: Start
+    keeper: Keeper
+    on_step: OnStep
+    spent: Spent
+
+
 def _prune(
-    config: RunConfig,
-    bench: Workbench,
-    model: nn.Module,
-    init: Mapping[str, Tensor],
-    keeper: Keeper,
-    on_step: OnStep,
-    spent: Spent,
+    work: _Work,
+    phase: int,
+    build: Callable[[Start], BasePruner],
+    ode: int | None = None,
+    before: float | None = None,
 ) -> float | None:
-    """Run the pruner, or go on with it; returns the test accuracy of what is pruned but not trained, if that exists."""
-    recipe, method, begun = config.recipe, as_method(config.method), keeper.begun()
-    bench.seed_all(config.seed, phase=PRUNE)
+    """Run a pruner, or go on with it; returns the test accuracy of what is pruned but not trained, if that exists.
+
+    ode: size of its batches, where it is not the recipe's.
+    """
+    config, bench, keeper, model = work.config, work.bench, work.keeper, work.start.model
+    begun = keeper.begun()
+    begun = begun if begun.get("phase") == phase else {}
+    bench.seed_all(config.seed, phase)
     watch = Watch(bench.clock, keeper)
-    given = Start(model, cross_entropy, init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
-    pruner = method.build(given)
-    ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches else None
-    seconds, before = watch.seconds, None
+    pruner = build(work.start)
+    seconds = watch.seconds
     if begun:
         keeper.restore(model, pruner)
         seconds, before = begun["seconds"], begun["before"]
         for _ in range(pruner.cost.steps):
-            on_step()
+            work.on_step()
     elif config.method == "oneshot":
         before = accuracy(model, bench.data, "test")
-    watch = Watch(bench.clock, keeper, seconds)
-    batches = bench.batches(config.seed, PRUNE, ode, begun.get("batch", 0))
+    watch, spent = Watch(bench.clock, keeper, seconds), asdict(work.spent)
+    batches = bench.batches(config.seed, phase, ode, begun.get("batch", 0))
 
     def after(metrics: Metrics) -> None:
         def state() -> dict[str, Any]:
             metrics.read()  # what is wrong on the device must not be taken for a good state
-            values = {"phase": PRUNE, "batch": batches.step, "seconds": watch.seconds, "before": before}
+            values = {"phase": phase, "batch": batches.step, "seconds": watch.seconds, "before": before, "spent": spent}
             return {"model": model, "pruner": pruner, **values}
 
-        on_step()
+        work.on_step()
         keeper.offer(state)
 
     with keeper.running():
         pruner.fit(_Endless(batches), after)
-    spent.add_pruner(pruner, watch.seconds)
+    work.spent.add_pruner(pruner, watch.seconds)
     return before
 
 

@@ -272,6 +272,8 @@ for thing, option, value, text in (
     ("BiP", "upper_batchnorm", "x", "BiP: upper_batchnorm: expected one of frozen, train, eval, got 'x'"),
     ("BiP", "variant", "x", "BiP: variant: expected one of paper, released, got 'x'"),
     ("BiP", "lower_steps", 0, "BiP: lower_steps: expected an int >= 1, got 0"),
+    ("BiP", "upper_every", 0, "BiP: upper_every: expected an int >= 1, got 0"),
+    ("BiP", "start", "x", "BiP: start: expected one of magnitude, masks, got 'x'"),
     ("SpODE", "step_schedule", "x", "SpODE: step_schedule: expected one of exp, lin, invexp, hess, got 'x'"),
     ("SpODE", "radius_schedule", "x", "SpODE: radius_schedule: expected one of fix, invexp, hess, got 'x'"),
     ("SpODE", "batchnorm", "x", "SpODE: batchnorm: expected one of train, eval, frozen, got 'x'"),

@@ -148,6 +148,13 @@ def bip(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def bip_from_masks(model: nn.Module, *arguments: Any, **more: Any) -> BiP:
+    """BiP from random masks."""
+    sparsity = more.get("sparsity", SPARSITY)
+    RandomPruning(model, loss, sparsity, seed=1, projection=more.get("projection", Projection()))
+    return bip(options=BiPOptions(start="masks", upper_every=2))(model, *arguments, **more)
+
+
 def spode(**arguments: Any) -> Callable[..., Any]:
     def make(
         model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = None, **more: Any
@@ -164,6 +171,10 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "bip-1pass": bip(options=BiPOptions(passes=1, scores="tied")),
     "bip-lower2": bip(options=BiPOptions(lower_steps=2, upper_batchnorm="eval")),
     "bip-released": bip(options=BiPOptions(variant="released")),
+    "bip-upper3": bip(options=BiPOptions(upper_every=3)),
+    "bip-upper2-1pass": bip(options=BiPOptions(passes=1, scores="tied", upper_every=2)),
+    "bip-masks": bip_from_masks,
+    "bip-ramp-upper2": bip(schedule=Linear(0.1, SPARSITY, 0, 4), options=BiPOptions(upper_every=2)),
     "bip-ramp": bip(schedule=Linear(0.1, SPARSITY, 0, 4)),
     "spode": spode(),
     "spode-l1-gau": spode(energy="l1", polariser="gau", options=SpODEOptions(score_momentum=0.5)),
@@ -205,7 +216,8 @@ def planned(pruner: Any) -> int:
     total = pruner.masks.numel
     if isinstance(pruner, BiP):
         step = pruner.cost.steps
-        sparsity = SPARSITY if pruner.done else pruner.schedule(step)
+        every = pruner.options.upper_every
+        sparsity = SPARSITY if pruner.done else pruner.schedule(step // every * every)
         return (
             total - math.floor(sparsity * total)
             if pruner.options.variant == "released"
@@ -379,6 +391,8 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
+    "upper steps of bip": (MAKERS["bip-upper3"], MAKERS["bip"]),
+    "start of bip": (bip(options=BiPOptions(upper_every=2)), MAKERS["bip-masks"]),
     "gamma of bip": (bip(gamma=2.0), MAKERS["bip"]),
     "polariser of spode": (MAKERS["spode-l1-gau"], MAKERS["spode"]),
     "options of spode": (MAKERS["spode-bare"], MAKERS["spode"]),
