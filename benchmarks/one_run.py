@@ -7,7 +7,7 @@ A run that is killed or interrupted goes on from its last checkpoint, in whichev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from torch import nn
@@ -25,7 +25,7 @@ from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, ignore
 from sparsekit.nn import masks
-from sparsekit.pruners.base import Metrics
+from sparsekit.pruners.base import BasePruner, Metrics
 
 # The batches and random numbers of a run's phases; 0 is the dense training.
 PRUNE, FINETUNE = 1, 2
@@ -65,7 +65,7 @@ def total_steps(config: RunConfig, bench: Workbench) -> int:
     """Steps that a run will take, fine-tuning included."""
     method, per_epoch = as_method(config.method), bench.steps_per_epoch
     recipe = config.own_recipe
-    tail = recipe.epochs * per_epoch if method.finetune else 0
+    tail = recipe.epochs * per_epoch if method.follows else 0
     return method.steps(recipe, config.sparsity, per_epoch) + tail
 
 
@@ -98,22 +98,26 @@ def run_model(
     bench.warm_up()
     keeper = keeper_of(config, bench)
     begun = keeper.begun()
-    meter = Meter(recipe.device, whole=not begun)
-    spent = Spent(**begun.get("spent", {}))
-    run = _Run(config, bench, model, dense, keeper, meter, on_step, spent, begun.get("before"))
+    start = Start(model, bench.loss, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
+    meter, spent = Meter(recipe.device, whole=not begun), Spent(**begun.get("spent", {}))
+    run = _Run(config, bench, start, dense, keeper, meter, on_step, spent, begun.get("before"))
     if begun.get("phase") == FINETUNE:
         for _ in range(method.steps(recipe, config.sparsity, bench.steps_per_epoch)):
             on_step()
     else:
-        _prune(run, rungs, on_rung)
-        if method.finetune or config.method.startswith("bip"):
+        _prune(run, PRUNE, method.build, rungs, on_rung)
+        if method.follows or config.method.startswith("bip"):
             run.before = bench.accuracy(model, "test")
+        if method.between is not None:
+            method.between(start, config.seed)
+    if method.then is not None:
+        _prune(run, FINETUNE, method.then)
     if method.finetune:
         steps = recipe.epochs * bench.steps_per_epoch
-        also = {"spent": asdict(run.spent), "before": run.before}
+        also = {"spent": asdict(spent), "before": run.before}
         seconds = bench.fit(model, config.seed, FINETUNE, steps, keeper, on_step, **also)
-        run.spent.add_training(steps, recipe.batch_size, seconds)
-    return model, _row(run, config, run.spent)
+        spent.add_training(steps, recipe.batch_size, seconds)
+    return model, _row(run, config, spent)
 
 
 @dataclass
@@ -122,7 +126,7 @@ class _Run:
 
     config: RunConfig
     bench: Workbench
-    model: nn.Module
+    start: Start
     dense: Dense
     keeper: Keeper
     meter: Meter
@@ -137,40 +141,42 @@ def keeper_of(config: RunConfig, bench: Workbench) -> Keeper:
     return bench.keeper(bench.out / "unfinished" / f"{config.id}.safetensors", identity)
 
 
-def _prune(run: _Run, rungs: Sequence[RunConfig], on_rung: Callable[[RunConfig, Row], None]) -> None:
-    """Run the pruner, or go on with it."""
-    config, bench, model, keeper = run.config, run.bench, run.model, run.keeper
+def _prune(
+    run: _Run,
+    phase: int,
+    build: Callable[[Start], BasePruner],
+    rungs: Sequence[RunConfig] = (),
+    on_rung: Callable[[RunConfig, Row], None] = lambda config, row: None,
+) -> None:
+    """Run the pruner of a phase, or go on with it."""
+    config, bench, model, keeper = run.config, run.bench, run.start.model, run.keeper
     recipe, method, begun = config.own_recipe, as_method(config.method), keeper.begun()
-    bench.seed_all(config.seed, phase=PRUNE)
+    begun = begun if begun.get("phase") == phase else {}
+    bench.seed_all(config.seed, phase)
     watch = Watch(bench.clock, keeper)
-    given = Start(model, bench.loss, run.dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
-    pruner = method.build(given)
-    ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches else None
-    seconds = watch.seconds
+    pruner, seconds = build(run.start), watch.seconds
     if begun:
-        keeper.restore(model, pruner)
         seconds, run.before = begun["seconds"], begun["before"]
+        keeper.restore(model, pruner)
         for _ in range(pruner.cost.steps):
             run.on_step()
     elif config.method == "oneshot":
         run.before = bench.accuracy(model, "test")
-    watch = Watch(bench.clock, keeper, seconds)
-    batches = bench.batches(config.seed, PRUNE, ode, begun.get("batch", 0))
-    ends = passed_at(pruner, rungs)
+    watch, ends = Watch(bench.clock, keeper, seconds), passed_at(pruner, rungs)
+    ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches and phase == PRUNE else None
+    batches = bench.batches(config.seed, phase, ode, begun.get("batch", 0))
 
     def after(metrics: Metrics) -> None:
         def state() -> dict[str, Any]:
             metrics.read()  # what is wrong on the device must not be taken for a good state
-            values = {"phase": PRUNE, "batch": batches.step, "seconds": watch.seconds, "before": run.before}
+            values = {"phase": phase, "batch": batches.step, "seconds": watch.seconds, "before": run.before}
             return {"model": model, "pruner": pruner, "spent": asdict(run.spent), **values}
 
         run.on_step()
         if rung := ends.get(pruner.cost.steps):
             metrics.read()
             with watch.paused():
-                so_far = replace(run.spent)
-                so_far.add_pruner(pruner, watch.seconds)
-                on_rung(rung, _row(run, rung, so_far))
+                on_rung(rung, _row(run, rung, run.spent.plus(pruner, watch.seconds)))
         keeper.offer(state)
 
     with keeper.running():
@@ -189,14 +195,14 @@ class _Endless:
 
 
 def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
-    final, bench, measured = masks(run.model), run.bench, run.meter.row()
+    final, bench, measured = masks(run.start.model), run.bench, run.meter.row()
     result = {
         "kept": final.count(),
         "total": final.numel,
         "sparsity": final.sparsity,
         "mask_hash": final.hash()[:16],
-        "val_accuracy": bench.accuracy(run.model, "val"),
-        "test_accuracy": bench.accuracy(run.model, "test"),
+        "val_accuracy": bench.accuracy(run.start.model, "val"),
+        "test_accuracy": bench.accuracy(run.start.model, "test"),
         "test_accuracy_before": run.before,
     }
     return head(config) | {

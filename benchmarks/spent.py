@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsekit.pruners.base import BasePruner
@@ -29,6 +29,12 @@ class Spent:
         # Samples that the steps would have used with one pass each.
         self.iterated += cost.samples * cost.steps / cost.passes if cost.passes else 0.0
         self.selection += cost.selection_seconds
+
+    def plus(self, pruner: BasePruner, seconds: float) -> Spent:
+        """What it would be with a pruner that is at work added."""
+        total = replace(self)
+        total.add_pruner(pruner, seconds)
+        return total
 
     def add_training(self, steps: int, batch_size: int, seconds: float) -> None:
         self.seconds += seconds

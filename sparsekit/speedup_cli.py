@@ -44,11 +44,7 @@ def speedup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict cost and time.")] = False,
     as_json: Json = False,
 ) -> None:
-    """How much faster than iterative magnitude pruning, at the same accuracy and sparsity: run a suite and report.
-
-    Runs that have a row are not repeated, so the command goes on where it was stopped, and several processes may work in
-    one folder at a time.
-    """
+    """How much faster than IMP, as accurate and as sparse: run a suite and report; goes on where it was stopped."""
     begin = time.perf_counter()
     with reported():
         from sparsekit.benchmarks.speedup_suites import chosen_suite

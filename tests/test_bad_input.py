@@ -67,6 +67,9 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.IMP: {"optimizer": sgd, "steps_per_round": 2, "rewind": "lr"},
         sk.OMP: {"optimizer": sgd, "steps": 2, "dense_steps": 1},
         sk.OneShotMagnitude: {"optimizer": sgd, "steps": 2},
+        sk.GMP: {"optimizer": sgd, "steps": 2},
+        sk.DPF: {"optimizer": sgd, "steps": 2},
+        sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
     return kind(model, objective, sparsity, **(needed[kind] | changes))
 
@@ -135,7 +138,7 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 
 
 # Pruners
-for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude):
+for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -162,7 +165,7 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude):
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude):
+for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
@@ -173,7 +176,7 @@ for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude):
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -235,6 +238,27 @@ for thing, arguments, error, text in (
     ("OMP", {"dense_steps": 0, "rewind_state": 3}, T, "rewind_state: expected a state dict of the model, got int"),
     ("OneShotMagnitude", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("OneShotMagnitude", {"recalibrate": -1}, V, "recalibrate: expected an int >= 0, got -1"),
+    ("GMP", {"ramp": 0}, V, "ramp: expected a number in (0, 1], got 0"),
+    ("GMP", {"ramp": NAN}, V, "ramp: expected a number in (0, 1], got nan"),
+    ("GMP", {"every": 0}, V, "every: expected an int >= 1, got 0"),
+    ("GMP", {"projection": sk.Projection("2:4")}, V, "schedule: expected 'constant' for 2:4, got Cubic"),
+    ("DPF", {"ramp": 1.5}, V, "ramp: expected a number in (0, 1], got 1.5"),
+    ("DPF", {"every": 1.0}, T, "every: expected an int >= 1, got 1.0"),
+    ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
+    ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
+    ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),
+    (
+        "RandomPruning",
+        {"rewind_state": {}},
+        V,
+        "rewind_state: expected the keys of the model's state_dict, got missing",
+    ),
+    (
+        "RandomPruning",
+        {"projection": sk.Projection("filter")},
+        V,
+        "projection: expected an allocation per layer for filter, got Global",
+    ),
 ):
     case(thing, ", ".join(arguments), error, f"{thing}: {text}", make, getattr(sk, thing), **arguments)
 text = "BiP: schedule: expected a callable iteration -> sparsity, got 3"
@@ -248,6 +272,8 @@ for thing, option, value, text in (
     ("BiP", "upper_batchnorm", "x", "BiP: upper_batchnorm: expected one of frozen, train, eval, got 'x'"),
     ("BiP", "variant", "x", "BiP: variant: expected one of paper, released, got 'x'"),
     ("BiP", "lower_steps", 0, "BiP: lower_steps: expected an int >= 1, got 0"),
+    ("BiP", "upper_every", 0, "BiP: upper_every: expected an int >= 1, got 0"),
+    ("BiP", "start", "x", "BiP: start: expected one of magnitude, masks, got 'x'"),
     ("SpODE", "step_schedule", "x", "SpODE: step_schedule: expected one of exp, lin, invexp, hess, got 'x'"),
     ("SpODE", "radius_schedule", "x", "SpODE: radius_schedule: expected one of fix, invexp, hess, got 'x'"),
     ("SpODE", "batchnorm", "x", "SpODE: batchnorm: expected one of train, eval, frozen, got 'x'"),

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit import criteria, ops
+from sparsekit import ops
 from sparsekit.allocation import Global
 from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.nn import dense_gradient, prepared_weights
@@ -30,6 +30,7 @@ from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
+from sparsekit.pruners.bip_scores import first_scores, scores_of_masks, tied_gradients, update_scores
 from sparsekit.pruners.checks import check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
@@ -43,7 +44,7 @@ class BiP(BasePruner):
         model: pretrained and sparsified; its weights are theta.
         loss: (model, batch) -> scalar.
         sparsity: final fraction removed, in [0, 1).
-        steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, one more.
+        steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, one more for its upper step.
         lower: optimizer over the model's parameters, among them every masked weight; its learning rate follows
             ``lower_curve`` and is left where that ends (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
         upper_lr: beta, learning rate of the scores.
@@ -57,7 +58,10 @@ class BiP(BasePruner):
         ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune.
 
     Pruned theta: unchanged by the gradient (it is masked); weight decay and momentum of ``lower`` still act on it unless
-    ``sparsekit.guard_`` protects it. The scores start as a copy of theta, so the first mask is that of global magnitude.
+    ``sparsekit.guard_`` protects it. The scores start as a copy of theta, so the first mask is that of global magnitude
+    (unless ``options.start`` is "masks").
+
+    Metrics: loss_lower, flips and regrown (mask entries that changed or came back), and loss_upper of an upper step.
     """
 
     def __init__(
@@ -98,7 +102,8 @@ class BiP(BasePruner):
             LearningRate(lower, as_curve("BiP", "lower_curve", lower_curve)),
             LearningRate(self.upper, as_curve("BiP", "upper_curve", upper_curve)),
         )
-        self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
+        if not self._unfit:
+            self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
 
     def _check_lower(self, lower: torch.optim.Optimizer) -> None:
         held = {id(p) for group in lower.param_groups for p in group["params"]}
@@ -109,13 +114,27 @@ class BiP(BasePruner):
                 )
 
     def _initial_scores(self) -> dict[str, Tensor]:
-        """Trainable scores: theta itself when tied, a copy for the magnitude key, |theta| for the value key."""
+        """Trainable scores: theta itself when tied, else a copy, or what reproduces the present masks."""
+        self._unfit = ""
         if self.options.tied:
             return dict(self._parameters())
-        start = {name: theta.clone() for name, theta in self.weights.items()}
-        if self.options.key == "value":
-            start = {name: theta.abs() for name, theta in start.items()}
+        magnitude = self.options.start == "magnitude"
+        start = first_scores(self.weights, self.options.key) if magnitude else self._scores_of_masks()
         return {name: s.requires_grad_() for name, s in start.items()}
+
+    def _scores_of_masks(self) -> dict[str, Tensor]:
+        sparsity, key, before = self.schedule(0), self.options.key, self.masks
+        budget = self.projection.budget({name: tuple(w.shape) for name, w in self.weights.items()}, sparsity)
+        start = scores_of_masks(self.layers, self.projection.pattern, key, isinstance(budget, int))
+        projected = self.ranks.project(self.projection, start, sparsity, key).masks
+        if all(torch.equal(shards.gathered(projected[n].words), before[n].words) for n in before):
+            return start
+        expected = f"masks that a projection to sparsity {sparsity} can give"
+        self._unfit = f"BiP: start: expected {expected}, got {before.count():,} of {before.numel:,} kept"
+        if before.count() < before.numel:
+            raise ValueError(self._unfit)
+        # Full masks are those of a model whose state has yet to be loaded, which an interrupted run goes on from.
+        return first_scores(self.weights, key)
 
     def scores_for_ranking(self) -> dict[str, Tensor]:
         """Live scores, detached: layer name -> tensor of the weight's shape."""
@@ -129,17 +148,29 @@ class BiP(BasePruner):
         drawn, target = self._prepare(batches)
         return self._iterate(drawn, target)
 
-    def _prepare(self, batches: Iterator[Any]) -> tuple[list[Any], float]:
-        """What the host does before an iteration: sets the rates, draws the batches, looks up the sparsity it ends with."""
+    def _prepare(self, batches: Iterator[Any]) -> tuple[list[Any], float | None]:
+        """What the host does before an iteration: sets the rates, draws the batches, looks up the sparsity it ends with.
+
+        The sparsity is None where the iteration has no upper step.
+        """
+        if self._unfit:
+            raise ValueError(self._unfit)
         for rate in self._rates:
             rate.set(self._step / self.steps)
-        # Drawn before anything changes, so that a step without its batches can be repeated.
-        drawn = self._draw(batches, self.options.lower_steps + 1 if self.options.passes == 2 else 1)
         last = self._step + 1 == self.steps
+        upper = last or (self._step + 1) % self.options.upper_every == 0
+        # Drawn before anything changes, so that a step without its batches can be repeated.
+        drawn = self._draw(batches, self.options.lower_steps + (upper and self.options.passes == 2))
+        if not upper:
+            return drawn, None
         return drawn, self.sparsity if last else self.schedule(self._step + 1)
 
-    def _iterate(self, drawn: list[Any], target: float) -> dict[str, Tensor]:
+    def _iterate(self, drawn: list[Any], target: float | None) -> dict[str, Tensor]:
         """What the device does in an iteration; on a GPU the host never waits for it."""
+        if target is None:
+            lower_loss = [self._train_step(self.lower, batch) for batch in drawn][-1]
+            none = torch.zeros((), dtype=torch.int64, device=lower_loss.device)
+            return {"loss_lower": lower_loss, "flips": none, "regrown": none.clone()}
         if self.options.passes == 1:
             lower_loss = upper_loss = self._both_levels(drawn[0])
         else:
@@ -167,7 +198,9 @@ class BiP(BasePruner):
         words = [layer.mask_words for layer in self.layers.values()]
         masked = ops.mask_weights([h[name] for name in self.layers], words)
         # Tied scores move with theta, so their gradient has to be kept until the lower step is done.
-        gradients = self._tied_gradients(h) if self.options.tied else self._update_scores(h)
+        released = self.options.variant == "released"
+        tied = self.options.tied
+        gradients = tied_gradients(self.layers, h, self.gamma, released) if tied else self._update_scores(h)
         for layer, gradient in zip(self.layers.values(), masked, strict=True):
             layer.weight.grad = gradient
         self.lower.step()
@@ -179,41 +212,8 @@ class BiP(BasePruner):
         return {name: layer.weight for name, layer in self.layers.items()}
 
     def _update_scores(self, h: Mapping[str, Tensor]) -> None:
-        """The upper step on the scores of all layers at once, at the present theta and mask; state as of the optimizer's."""
-        (group,) = self.upper.param_groups
-        layers, scores = list(self.layers.values()), list(self.scores.values())
-        momentum, state = group["momentum"], self.upper.state
-        first = "momentum_buffer" not in state[scores[0]]
-        if momentum and first:
-            for s in scores:
-                state[s]["momentum_buffer"] = torch.empty_like(s, requires_grad=False)
-        ops.bilevel_update_(
-            scores,
-            [layer.weight for layer in layers],
-            [h[name] for name in self.layers],
-            [layer.mask_words for layer in layers],
-            lr=group["lr"],
-            gamma=self.gamma,
-            key="released" if self.options.variant == "released" else self.options.key,
-            momentum=momentum,
-            weight_decay=group["weight_decay"],
-            momenta=[state[s]["momentum_buffer"] for s in scores] if momentum else (),
-            first=first,
-        )
-
-    @torch.no_grad()
-    def _tied_gradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradient of the upper objective with respect to the scores, which are theta, at the present theta and mask."""
-        gradients = {}
-        for name, layer in self.layers.items():
-            spread = layer.weight, h[name], layer.spread_words
-            gradients[name] = shards.on_parts(self._tied_gradient, *spread, shape=layer.weight.shape)
-        return gradients
-
-    def _tied_gradient(self, theta: Tensor, h: Tensor, words: Tensor) -> Tensor:
-        if self.options.variant == "released":
-            return criteria.released_hypergradient(theta, h, theta, 1 / self.gamma)
-        return criteria.bip_hypergradient(theta, ops.unpack_mask(words, theta.shape), h, theta, self.gamma)
+        key = "released" if self.options.variant == "released" else self.options.key
+        update_scores(self.upper, self.scores, self.layers, h, self.gamma, key)
 
     def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:
         for name, s in self.scores.items():
@@ -240,6 +240,7 @@ class BiP(BasePruner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
         super().load_state_dict(state)
+        self._unfit = ""
         with torch.no_grad():
             for name, value in state["scores"].items():
                 self.scores[name].copy_(value)

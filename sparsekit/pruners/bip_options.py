@@ -22,12 +22,18 @@ class BiPOptions:
     """What the paper leaves open, and named departures from it.
 
     key: rank scores by "magnitude" |s|, starting from theta (default), or by signed "value", starting from |theta|.
-    lower_steps: lower steps (and batches) per upper step, >= 1.
+    lower_steps: lower steps (and batches) of an iteration, >= 1.
+    upper_every: r >= 1: only iterations r, 2r, ... and the last take the upper step and project; the others take the lower
+        steps alone. Steps, curves and schedule go on counting all iterations. 1 is the paper's.
     passes: 2 (paper: two batches, the upper one at the new theta) or 1 (one dense h serves both levels).
+    start: of separate scores, "magnitude" (theta) or "masks": the model's present masks, which have to be as sparse as the
+        schedule begins, are the first ones; scores differ from theta only where these differ from those of magnitude. To go on
+        with a saved run, make the pruner with full masks or with those of its start, then load both states.
     scores: "separate" (paper) or "tied": s is theta itself, moved by both levels.
     upper_momentum, upper_weight_decay: of the SGD on the scores.
     upper_batchnorm: in the upper pass, "frozen" normalises with the batch but keeps the running statistics (default),
         "train" updates them a second time as the released code does, "eval" normalises with the running statistics.
+        One pass serves both levels as any training does, so with passes=1 this is without effect.
     variant: "paper", or "released" for the score update of the authors' code: scores tied to theta, the square of the
         score gradient as implicit term, weight decay at both levels, statistics updated in both passes, counts floored.
         Left out: its third pass, which repeats the second one at the same weights, its upper steps on BatchNorm's affine
@@ -36,7 +42,9 @@ class BiPOptions:
 
     key: Key = "magnitude"
     lower_steps: int = 1
+    upper_every: int = 1
     passes: int = 2
+    start: str = "magnitude"
     scores: str = "separate"
     upper_momentum: float = 0.9
     upper_weight_decay: float = 0.0
@@ -52,6 +60,7 @@ class BiPOptions:
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "key": ("magnitude", "value"),
     "passes": (1, 2),
+    "start": ("magnitude", "masks"),
     "scores": ("separate", "tied"),
     "upper_batchnorm": ("frozen", "train", "eval"),
     "variant": ("paper", "released"),
@@ -65,6 +74,7 @@ def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: t
             expected = ", ".join(map(str, choices))
             raise ValueError(f"BiP: {argument}: expected one of {expected}, got {getattr(options, argument)!r}")
     checked_count("BiP", "lower_steps", options.lower_steps)
+    checked_count("BiP", "upper_every", options.upper_every)
     if options.passes == 1 and options.lower_steps != 1:
         raise ValueError(f"BiP: lower_steps: expected 1 with passes=1, got {options.lower_steps}")
     if not (isinstance(gamma, (int, float)) and gamma > 0):
@@ -76,12 +86,14 @@ def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: t
             f"BiP: lower: expected a torch optimizer over the model's parameters, got {type(lower).__name__}"
         )
     if options.variant == "released":
-        if options.key == "value":
-            raise ValueError("BiP: key: expected magnitude for variant='released', got 'value'")
+        for argument, expected in (("key", "magnitude"), ("start", "magnitude"), ("upper_every", 1)):
+            if (got := getattr(options, argument)) != expected:
+                raise ValueError(f"BiP: {argument}: expected {expected} for variant='released', got {got!r}")
         decay = float(lower.param_groups[0].get("weight_decay", 0.0))
         return replace(options, scores="tied", upper_batchnorm="train", upper_weight_decay=decay)
-    if options.tied and options.key == "value":
-        raise ValueError("BiP: key: expected magnitude with scores='tied', got 'value'")
+    for argument in ("key", "start"):
+        if options.tied and (got := getattr(options, argument)) != "magnitude":
+            raise ValueError(f"BiP: {argument}: expected magnitude with scores='tied', got {got!r}")
     return options
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.protocol import Metrics
 
 WARM_UP = 3
-"""Iterations that run as always before the first capture: buffers of optimizers, proofs of kernels, workspaces."""
+"""Iterations of a kind, with or without upper step, that run as always before its first capture: buffers of optimizers,
+proofs of kernels, workspaces."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Types of what is no tensor in a batch: their repr tells all of them apart."""
@@ -64,7 +66,7 @@ class _Iteration:
         self.problems: dict[str, Tensor] = {}
         self.passes = self.samples = 0
 
-    def capture(self, pruner: BiP, target: float) -> None:
+    def capture(self, pruner: BiP, target: float | None) -> None:
         """Record the iteration; nothing of it happens yet, and the pruner counts it once."""
         before, earlier = (pruner.cost.passes, pruner.cost.samples), pruner._problems
         pruner._problems = {}
@@ -123,7 +125,7 @@ class Captured:
             raise ValueError("captured: pruner: expected a model of one process, got one that several processes share")
         self.pruner, self._graphs = pruner, _CudaGraphs(device)
         self._iterations: dict[Any, _Iteration] = {}
-        self._eager = 0
+        self._eager = Counter[bool]()
 
     def _device(self, pruner: BiP) -> torch.device:
         return next(iter(pruner.weights.values())).device
@@ -154,17 +156,19 @@ class Captured:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As BiP.load_state_dict; captures are made anew, because loaded optimizers keep their state elsewhere."""
         self.pruner.load_state_dict(state)
-        self._iterations, self._eager = {}, 0
+        self._iterations, self._eager = {}, Counter()
 
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         pruner = self.pruner
         drawn, target = pruner._prepare(batches)
         signature = _signature(drawn)
-        if self._eager < WARM_UP:
-            self._eager += 1
+        upper = target is not None
+        if self._eager[upper] < WARM_UP:
+            self._eager[upper] += 1
             return self._graphs.eagerly(lambda: pruner._iterate(drawn, target))
         (group,) = pruner.upper.param_groups
-        key = group["lr"], target, pruner.model.training, signature
+        # Without an upper step the learning rate of the scores plays no part.
+        key = group["lr"] if upper else None, target, pruner.model.training, signature
         if key not in self._iterations:
             found = _Iteration(self._graphs.new(), drawn)
             found.capture(pruner, target)

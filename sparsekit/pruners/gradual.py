@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.nn.masked import MaskedLayer
-from sparsekit.patterns import Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.magnitudes import remaining_magnitudes
+from sparsekit.pruners.ramp import Ramp
 from sparsekit.schedules import Schedule, as_schedule
 
 
@@ -38,7 +38,7 @@ class Gradual(BasePruner):
         ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune.
 
     Source: Zhu and Gupta, "To prune, or not to prune", 2017 (cubic). Pruned theta: moved by weight decay and momentum of
-    the user's optimizer alone (see ``guard_``); it is never used or ranked again.
+    the user's optimizer alone (see ``guard_``); it is never used or ranked again. ``GMP`` also trains.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Gradual(BasePruner):
     ) -> None:
         self.steps = checked_count("Gradual", "steps", steps)
         self.every = checked_count("Gradual", "every", every)
-        self.schedule = as_schedule(schedule, checked_sparsity("Gradual", sparsity), end=steps - 1)
+        sparsity = checked_sparsity("Gradual", sparsity)
+        self.schedule = as_schedule(schedule, sparsity, end=steps - 1)
+        self._ramp = Ramp("Gradual", sparsity, self.schedule, every, end=steps - 1)
         super().__init__(model, _no_loss, sparsity, projection)
 
     @property
@@ -66,31 +68,15 @@ class Gradual(BasePruner):
         return super().step(batches)
 
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
-        last = self._step == self.steps - 1
-        if self._step % self.every and not last:
+        target = self._ramp.target(self._step)
+        if target is None:
             return {}
-        target = self.sparsity if last else checked_sparsity("Gradual", self.schedule(self._step))
-        single = isinstance(self.projection.pattern, Unstructured)
-        scores = {name: _survivors(layer, single) for name, layer in self.layers.items()}
-        moved = self._project(scores, target, key="value" if single else "magnitude")
-        return {"target": torch.tensor(target, dtype=torch.float64), **moved}
+        scores, key = remaining_magnitudes(self.layers, self.projection.pattern)
+        return {"target": torch.tensor(target, dtype=torch.float64), **self._project(scores, target, key)}
 
     def _config(self) -> dict[str, Any]:
-        own = {"steps": self.steps, "every": self.every, "schedule": _described(self.schedule)}
-        return super()._config() | own
+        return super()._config() | {"steps": self.steps, **self._ramp.described()}
 
 
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
     raise NotImplementedError
-
-
-def _survivors(layer: MaskedLayer, single: bool) -> Tensor:
-    """Scores under which no pruned weight, and no pruned unit, comes before a kept one."""
-    weight = layer.masked_weight()
-    # A kept weight may be exactly 0, which a pruned one must not tie with.
-    return torch.where(layer.mask.dense(), weight.abs(), -1.0) if single else weight
-
-
-def _described(schedule: Schedule) -> str:
-    """Part of checkpoints: never an address."""
-    return repr(schedule) if hasattr(schedule, "final") else getattr(schedule, "__qualname__", type(schedule).__name__)

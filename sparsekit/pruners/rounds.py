@@ -24,20 +24,17 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
-from sparsekit.ops import shards, unpack_mask
-from sparsekit.patterns import Key, Unstructured
+from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
+from sparsekit.pruners.magnitudes import remaining_magnitudes
 from sparsekit.pruners.metrics import Metrics
 from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
 from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-# In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
-_LEAST = 1e-60
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Phase:
 
 
 class RoundPruner(BasePruner):
-    """The machine; IMP, OMP and OneShotMagnitude give it their phases.
+    """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp.
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.
@@ -130,7 +127,7 @@ class RoundPruner(BasePruner):
         phase = self.phases[index]
         # Drawn before anything changes, so that a step without a batch leaves the run as it was.
         drawn = self._draw(batches, phase.recalibrate or 1)
-        moved = self._open(index) if index != self._opened else {}
+        moved = self._begin(index)
         values: dict[str, Tensor] = {}
         if phase.recalibrate:
             recalibrate_batchnorm(self.model, drawn)
@@ -141,7 +138,15 @@ class RoundPruner(BasePruner):
             values["loss"] = self._train_step(self._optimizer, drawn[0])
         self._capture(self._step + 1)
         unmoved = {"flips": self._number(0), "regrown": self._number(0)}
-        return {**values, "round": self._number(self.round), **unmoved, **moved}
+        return {**values, **self._progress(), **unmoved, **moved}
+
+    def _begin(self, index: int) -> dict[str, Tensor]:
+        """What a step of phase ``index`` does to the masks before it trains; returns how many entries moved."""
+        return self._open(index) if index != self._opened else {}
+
+    def _progress(self) -> dict[str, Tensor]:
+        """Metrics that say how far the run is."""
+        return {"round": self._number(self.round)}
 
     def _number(self, value: int) -> Tensor:
         device = next(iter(self.layers.values())).weight.device
@@ -152,7 +157,7 @@ class RoundPruner(BasePruner):
         phase = self.phases[index]
         moved = {}
         if phase.sparsity is not None:
-            scores, key = self._remaining_magnitudes()
+            scores, key = self._scores()
             moved = self._project(scores, phase.sparsity, key)
         if phase.rewind is not None:
             restore(self.model, self._states[phase.rewind])
@@ -161,21 +166,9 @@ class RoundPruner(BasePruner):
             self._optimizer, self._rate = self._fresh_optimizer(phase)
         return moved
 
-    def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], Key]:
-        """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
-        single = isinstance(self.projection.pattern, Unstructured)
-        scores = {}
-
-        def of_part(weight: Tensor, words: Tensor) -> Tensor:
-            theta = weight.abs()
-            if not single:
-                # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
-                theta = theta.double().clamp(min=_LEAST)
-            return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
-
-        for name, layer in self.layers.items():
-            scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
-        return scores, "value" if single else "magnitude"
+    def _scores(self) -> tuple[dict[str, Tensor], Key]:
+        """What a pruning ranks, and the key to rank by."""
+        return remaining_magnitudes(self.layers, self.projection.pattern)
 
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None

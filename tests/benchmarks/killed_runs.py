@@ -30,6 +30,7 @@ METHODS = [
     "bip-1pass",
     "bip-finetune",
     "spode",
+    "spode-bip",
     "imp",
     "imp-lth",
     "imp-finetune",

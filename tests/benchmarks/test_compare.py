@@ -311,6 +311,10 @@ COSTS = {
     "bip-released": (12, 2.0, 24, 4.0),
     "bip-finetune": (24, 4.0, 36, 6.0),
     "spode": (15, 2 + 3 * 40 / 96, 15, 2 + 3 * 40 / 96),
+    "spode-bip": (15, 2 + 3 * 40 / 96, 27, 4 + 3 * 40 / 96),
+    "gmp": (12, 2.0, 12, 2.0),
+    "dpf": (12, 2.0, 12, 2.0),
+    "random-erk": (12, 2.0, 12, 2.0),
 }
 
 
@@ -386,7 +390,9 @@ def test_nothing_is_evaluated_while_training(bench: Workbench, monkeypatch: pyte
     monkeypatch.setattr(engine, "accuracy", look)
     blind, _ = run_model(config(method), bench, Counting())
     end = COSTS[method][0]
-    before = {"oneshot": [0], "spode": [3], "bip-finetune": [12]}.get(method, [end] if method.startswith("bip") else [])
+    before = {"oneshot": [0], "spode": [3], "spode-bip": [3], "bip-finetune": [12]}.get(
+        method, [end] if method.startswith("bip") else []
+    )
     assert looks == [("test", at) for at in before] + [("val", end), ("test", end)]
     monkeypatch.undo()
     seeing, _ = run_model(config(method), bench)  # looking changes nothing

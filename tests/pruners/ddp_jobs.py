@@ -89,12 +89,20 @@ def spode(**changes: Any) -> Maker:
     return lambda model, loss, _: sk.SpODE(model, loss, 0.7, steps=5, recalibrate=2, **changes)
 
 
+def from_masks(model: nn.Module, loss: Any, start: Any) -> Any:
+    sk.RandomPruning(model, loss, 0.7, seed=2, projection=sk.Projection())
+    return bip(start="masks")(model, loss, start)
+
+
 PRUNERS: dict[str, Maker] = {
     "BiP": bip(),
     "BiP, tied": bip(passes=1, scores="tied"),
     "BiP, one pass, separate": bip(passes=1, upper_batchnorm="train"),
     "BiP, released": bip(variant="released"),
     "BiP, value": bip(key="value", lower_steps=2, upper_batchnorm="eval"),
+    "BiP, rare": bip(upper_every=2),
+    "BiP, rare, one pass": bip(passes=1, upper_every=3),
+    "BiP, from masks": lambda model, loss, start: from_masks(model, loss, start),
     "SpODE": spode(),
     "SpODE, gau": spode(polariser="gau", options=SpODEOptions(step_schedule="hess")),
     "SpODE, oh": spode(polariser="oh", energy="l1", options=SpODEOptions(reproject=False)),
@@ -108,6 +116,11 @@ PRUNERS: dict[str, Maker] = {
     "OMP": lambda model, loss, _: sk.OMP(model, loss, 0.7, optimizer=sgd, steps=2, dense_steps=3, curve="constant"),
     "OneShotMagnitude": lambda model, loss, _: sk.OneShotMagnitude(
         model, loss, 0.7, optimizer=sgd, steps=3, recalibrate=2, curve="constant"
+    ),
+    "GMP": lambda model, loss, _: sk.GMP(model, loss, 0.7, optimizer=sgd, steps=5, every=2, curve="constant"),
+    "DPF": lambda model, loss, _: sk.DPF(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "RandomPruning": lambda model, loss, start: sk.RandomPruning(
+        model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),
 }
 

@@ -58,6 +58,7 @@ class Graph:
             storage.copy_(content)
         return values
 
+    @torch.no_grad()
     def replay(self) -> None:
         for function, args, kwargs, found in self.recorder.operations:
             again = function(*args, **kwargs)

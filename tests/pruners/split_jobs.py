@@ -15,8 +15,11 @@ from sparsekit.allocation import Uniform
 from sparsekit.nn import masked_layers, sparsify
 from sparsekit.projection import Projection
 from sparsekit.pruners.bip import BiP
+from sparsekit.pruners.dpf import DPF
+from sparsekit.pruners.gmp import GMP
 from sparsekit.pruners.imp import IMP
 from sparsekit.pruners.one_shot import OMP
+from sparsekit.pruners.random_pruning import RandomPruning
 from sparsekit.pruners.spode import SpODE
 
 LAYERS, SPARSITY = 5, 0.7
@@ -72,13 +75,21 @@ def imp(model: nn.Module, projection: Projection) -> IMP:
     return IMP(model, loss, SPARSITY, optimizer=sgd, steps_per_round=2, dense_steps=2, projection=projection)
 
 
+def gmp(model: nn.Module, projection: Projection) -> GMP:
+    return GMP(model, loss, SPARSITY, optimizer=sgd, steps=5, projection=projection)
+
+
+def dpf(model: nn.Module, projection: Projection) -> DPF:
+    return DPF(model, loss, SPARSITY, optimizer=sgd, steps=6, every=2, projection=projection)
+
+
 def words(model: nn.Module) -> list[Tensor]:
     return [layer.mask_words.clone() for layer in masked_layers(model).values()]
 
 
 def masks(rank: int, world: int) -> None:
     """Every step's masks, joined in the order of ranks, are those of one process with all layers."""
-    for make in (bip, omp, imp):
+    for make in (bip, omp, imp, gmp, dpf):
         flips = []
         for pattern, allocation in (("unstructured", "global"), ("filter", "global"), ("unstructured", Uniform())):
             model, alone = part(rank, world), whole()
@@ -118,7 +129,8 @@ def resume(rank: int, world: int) -> None:
 
 
 def faults(rank: int, world: int) -> None:
-    """NaN scores on one rank stop all of them, and no mask has changed; SpODE, whose flow needs all layers, is refused."""
+    """NaN scores on one rank stop all of them, and no mask has changed; what needs all layers, or would draw every
+    part alike, is refused."""
     model = part(rank, world)
     pruner, source = bip(model, Projection(group=dist.group.WORLD)), batches()
     pruner.step(source)
@@ -130,3 +142,5 @@ def faults(rank: int, world: int) -> None:
     text = "Projection: group: expected None where a budget is needed beforehand, got a group"
     projection = Projection(group=dist.group.WORLD)
     all_raise(lambda: SpODE(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
+    text = "RandomPruning: projection: expected no group, whose processes would draw the same numbers, got Projection("
+    all_raise(lambda: RandomPruning(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)

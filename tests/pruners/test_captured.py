@@ -65,8 +65,21 @@ def imitated(monkeypatch: pytest.MonkeyPatch) -> list[replay.Graphs]:
         ({"options": BiPOptions(passes=1), "lower_curve": "linear"}, 3),
         ({"options": BiPOptions(lower_steps=2), "upper_curve": "constant"}, 1),
         ({"options": BiPOptions(variant="released"), "upper_curve": "constant"}, 1),
+        ({"options": BiPOptions(upper_every=2), "upper_curve": "constant"}, 2),
+        ({"options": BiPOptions(upper_every=2, passes=1, scores="tied"), "upper_curve": "constant"}, 2),
+        ({"options": BiPOptions(upper_every=2, passes=1)}, 3),
     ],
-    ids=["paper", "constant", "schedule", "one pass", "two lower steps", "released"],
+    ids=[
+        "paper",
+        "constant",
+        "schedule",
+        "one pass",
+        "two lower steps",
+        "released",
+        "rare",
+        "rare and tied",
+        "rare, curve",
+    ],  # fmt: skip
 )
 def test_replays_give_the_bits_of_the_eager_run(imitated, arguments, graphs):
     eager, ours = build(**arguments), sk.captured(build(**arguments))

@@ -19,7 +19,20 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.allocation import Global, kept_count
 from sparsekit.projection import Projection
-from sparsekit.pruners import IMP, OMP, BiP, BiPOptions, CollapseWarning, IMPOptions, OneShotMagnitude, Pruner, SpODE
+from sparsekit.pruners import (
+    DPF,
+    GMP,
+    IMP,
+    OMP,
+    BiP,
+    BiPOptions,
+    CollapseWarning,
+    IMPOptions,
+    OneShotMagnitude,
+    Pruner,
+    RandomPruning,
+    SpODE,
+)
 from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.schedules import Linear
 
@@ -106,6 +119,24 @@ def one_shot(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def ramped(kind: Any, **arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> Any:
+        return kind(model, objective, sparsity, optimizer=optimizer, **arguments, **more)
+
+    return make
+
+
+def drawn(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> RandomPruning:
+        return RandomPruning(model, objective, sparsity, optimizer=optimizer, steps=4, **arguments, **more)
+
+    return make
+
+
 def bip(**arguments: Any) -> Callable[..., Any]:
     def make(
         model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
@@ -115,6 +146,13 @@ def bip(**arguments: Any) -> Callable[..., Any]:
         return BiP(model, objective, sparsity, steps=5, lower=lower, upper_lr=upper_lr, **arguments, **more)
 
     return make
+
+
+def bip_from_masks(model: nn.Module, *arguments: Any, **more: Any) -> BiP:
+    """BiP from random masks."""
+    sparsity = more.get("sparsity", SPARSITY)
+    RandomPruning(model, loss, sparsity, seed=1, projection=more.get("projection", Projection()))
+    return bip(options=BiPOptions(start="masks", upper_every=2))(model, *arguments, **more)
 
 
 def spode(**arguments: Any) -> Callable[..., Any]:
@@ -133,6 +171,10 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "bip-1pass": bip(options=BiPOptions(passes=1, scores="tied")),
     "bip-lower2": bip(options=BiPOptions(lower_steps=2, upper_batchnorm="eval")),
     "bip-released": bip(options=BiPOptions(variant="released")),
+    "bip-upper3": bip(options=BiPOptions(upper_every=3)),
+    "bip-upper2-1pass": bip(options=BiPOptions(passes=1, scores="tied", upper_every=2)),
+    "bip-masks": bip_from_masks,
+    "bip-ramp-upper2": bip(schedule=Linear(0.1, SPARSITY, 0, 4), options=BiPOptions(upper_every=2)),
     "bip-ramp": bip(schedule=Linear(0.1, SPARSITY, 0, 4)),
     "spode": spode(),
     "spode-l1-gau": spode(energy="l1", polariser="gau", options=SpODEOptions(score_momentum=0.5)),
@@ -148,6 +190,11 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "omp-dense": omp(dense_steps=2),
     "oneshot": one_shot(steps=4),
     "oneshot-recalibrated": one_shot(steps=2, recalibrate=2),
+    "gmp": ramped(GMP, steps=6, every=2),
+    "gmp-linear": ramped(GMP, steps=5, ramp=1.0, schedule="linear", curve="constant"),
+    "dpf": ramped(DPF, steps=7, every=2),
+    "random": drawn(rewind_state=INITIAL),
+    "random-global": drawn(projection=Projection(), seed=3),
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -169,7 +216,8 @@ def planned(pruner: Any) -> int:
     total = pruner.masks.numel
     if isinstance(pruner, BiP):
         step = pruner.cost.steps
-        sparsity = SPARSITY if pruner.done else pruner.schedule(step)
+        every = pruner.options.upper_every
+        sparsity = SPARSITY if pruner.done else pruner.schedule(step // every * every)
         return (
             total - math.floor(sparsity * total)
             if pruner.options.variant == "released"
@@ -177,6 +225,8 @@ def planned(pruner: Any) -> int:
         )
     if isinstance(pruner, SpODE):
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
+    if isinstance(pruner, (GMP, DPF)):
+        return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
     return kept_count(total, SPARSITY) if pruner.round else total
@@ -337,16 +387,23 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp")
+        for n in ("bip", "spode", "omp", "gmp", "random")
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
+    "upper steps of bip": (MAKERS["bip-upper3"], MAKERS["bip"]),
+    "start of bip": (bip(options=BiPOptions(upper_every=2)), MAKERS["bip-masks"]),
     "gamma of bip": (bip(gamma=2.0), MAKERS["bip"]),
     "polariser of spode": (MAKERS["spode-l1-gau"], MAKERS["spode"]),
     "options of spode": (MAKERS["spode-bare"], MAKERS["spode"]),
     "rewind of imp": (MAKERS["imp-init-dense"], MAKERS["imp-early"]),
     "steps of imp": (imp(steps_per_round=3, rewind="lr"), MAKERS["imp-lr"]),
     "steps of oneshot": (one_shot(steps=5), MAKERS["oneshot"]),
+    "gmp into dpf": (ramped(GMP, steps=7, every=2), MAKERS["dpf"]),
+    "period of dpf": (ramped(DPF, steps=7, every=3), MAKERS["dpf"]),
+    "ramp of gmp": (ramped(GMP, steps=6, every=2, ramp=0.9), MAKERS["gmp"]),
+    "schedule of gmp": (ramped(GMP, steps=6, every=2, schedule="linear"), MAKERS["gmp"]),
+    "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
 
@@ -391,7 +448,7 @@ def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
 
 # Collapse
 
-SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot"]
+SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot", "gmp", "dpf"]
 
 
 def shrunken() -> nn.Sequential:

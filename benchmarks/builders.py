@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the pruner of each method of a comparison is built from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.allocation import ERK, Uniform
+from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.projection import Projection
+from sparsekit.pruners import DPF, GMP, IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, RandomPruning, SpODE
+from sparsekit.pruners.base import BasePruner, Loss
+from sparsekit.schedules import Cubic
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a method starts from.
+
+    model: sparsified, holding the dense weights. init: state_dict before the dense training. steps_per_epoch: batches of
+    the recipe's size in one epoch. images: training images.
+    """
+
+    model: nn.Module
+    loss: Loss
+    init: Mapping[str, Tensor]
+    sparsity: float
+    recipe: Recipe
+    steps_per_epoch: int
+    images: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of one retraining phase."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+
+def projection_of(recipe: Recipe) -> Projection:
+    """What masks look like: explicit for every method, so that all of a comparison count alike.
+
+    Filters and channels are counted layer by layer, as in the papers, and at least one of each layer stays.
+    """
+    return Projection() if recipe.structure == "unstructured" else Projection(recipe.structure, Uniform(min_keep=1))  # pyright: ignore
+
+
+def make_sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
+    """Factory of the optimizer that every phase uses."""
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        )
+
+    return build
+
+
+def imp(rewind: str) -> Callable[[Start], BasePruner]:
+    """IMP with the recipe's phase per round."""
+
+    def build(start: Start) -> BasePruner:
+        return IMP(
+            start.model,
+            start.loss,
+            start.sparsity,
+            optimizer=make_sgd(start.recipe),
+            steps_per_round=start.steps,
+            rewind=rewind,
+            rewind_state=start.init if rewind == "init" else None,
+            projection=projection_of(start.recipe),
+            options=IMPOptions(rate=start.recipe.imp_rate),
+        )
+
+    return build
+
+
+def budget_epochs(recipe: Recipe) -> int:
+    """Epochs that budgeted IMP has in all."""
+    return recipe.budget_epochs or 2 * recipe.epochs
+
+
+def imp_budget(start: Start) -> BasePruner:
+    """IMP with a fixed total of retraining."""
+    budget = budget_epochs(start.recipe) * start.steps_per_epoch
+    return IMP(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        budget=budget,
+        projection=projection_of(start.recipe),
+        options=IMPOptions(rate=start.recipe.imp_rate),
+    )
+
+
+def omp(start: Start) -> BasePruner:
+    """OMP, rewound to the weights before training."""
+    return OMP(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        steps=start.steps,
+        rewind_state=start.init,
+        projection=projection_of(start.recipe),
+    )
+
+
+def one_shot(start: Start) -> BasePruner:
+    """One-shot magnitude pruning with the recipe's phase of fine-tuning."""
+    return OneShotMagnitude(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        steps=start.steps,
+        projection=projection_of(start.recipe),
+    )
+
+
+def dense(start: Start) -> BasePruner:
+    """One phase more of dense training."""
+    if start.sparsity:
+        raise ValueError(f"methods: dense: expected sparsity 0, got {start.sparsity}")
+    return one_shot(start)
+
+
+def bip(cubic: bool = False, released: bool = False, **options: Any) -> Callable[[Start], BasePruner]:
+    """BiP, with a ramp or as the released code does; options as of BiPOptions."""
+
+    def build(start: Start) -> BasePruner:
+        recipe = start.recipe
+        ramp = Cubic(initial=0.0, final=start.sparsity, start=0, end=max(1, int(0.6 * start.steps)))
+        return BiP(
+            start.model,
+            start.loss,
+            start.sparsity,
+            steps=start.steps,
+            lower=make_sgd(recipe)(list(start.model.parameters())),
+            upper_lr=recipe.upper_lr,
+            gamma=1e4 if released else recipe.gamma,
+            schedule=ramp if cubic else None,
+            projection=projection_of(recipe),
+            options=BiPOptions(variant="released" if released else "paper", **options),
+        )
+
+    return build
+
+
+def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:
+    """GMP or DPF over one phase."""
+
+    def build(start: Start) -> BasePruner:
+        return kind(
+            start.model,
+            start.loss,
+            start.sparsity,
+            optimizer=make_sgd(start.recipe),
+            steps=start.steps,
+            projection=projection_of(start.recipe),
+        )
+
+    return build
+
+
+def random_erk(start: Start) -> BasePruner:
+    """Random masks by ERK, trained from the weights before training."""
+    return RandomPruning(
+        start.model,
+        start.loss,
+        start.sparsity,
+        optimizer=make_sgd(start.recipe),
+        steps=start.steps,
+        rewind_state=start.init,
+        projection=Projection(allocation=ERK()),
+    )
+
+
+def spode(start: Start) -> BasePruner:
+    """SpODE with the recipe's steps and radius."""
+    return SpODE(
+        start.model,
+        start.loss,
+        start.sparsity,
+        steps=start.recipe.ode_steps,
+        radius=start.recipe.radius,
+        projection=projection_of(start.recipe),
+    )

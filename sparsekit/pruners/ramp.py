@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ramps: pruning step by step on the way to a sparsity, and the machine of the pruners that train meanwhile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.gradients import Loss
+from sparsekit.patterns import NM
+from sparsekit.projection import Projection
+from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.learning_rate import Curve, as_curve
+from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.schedules import Schedule, as_schedule
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Which steps of a run begin with a pruning, and how far that goes.
+
+    name: of the pruner, for errors. sparsity: at the end of the ramp. schedule: step -> sparsity. every: steps between two
+    prunings. end: step of the pruning that reaches ``sparsity``, which takes place in any case. beyond: is the mask chosen
+    anew every so many steps after that as well?
+    """
+
+    name: str
+    sparsity: float
+    schedule: Schedule
+    every: int
+    end: int
+    beyond: bool = False
+
+    def target(self, step: int) -> float | None:
+        """Sparsity of the pruning that ``step`` (from 0) begins with; None where nothing is pruned."""
+        regular = step % self.every == 0
+        if step == self.end or (step > self.end and self.beyond and regular):
+            return self.sparsity
+        return checked_sparsity(self.name, self.schedule(step)) if step < self.end and regular else None
+
+    def latest(self, step: int) -> float:
+        """Sparsity that the masks have during ``step``; before the first pruning it is 0."""
+        if step >= self.end:
+            return self.sparsity
+        return self.target(step // self.every * self.every) or 0.0
+
+    def described(self) -> dict[str, Any]:
+        """Part of checkpoints: never an address."""
+        known = hasattr(self.schedule, "final")
+        schedule = (
+            repr(self.schedule) if known else getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
+        )
+        return {"every": self.every, "schedule": schedule, "end": self.end}
+
+
+def as_ramp(
+    name: str, sparsity: float, schedule: str | Schedule, steps: int, every: int, fraction: float, beyond: bool
+) -> Ramp:
+    """The ramp over the first ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``."""
+    sparsity = checked_sparsity(name, sparsity)
+    checked_count(name, "steps", steps)
+    checked_count(name, "every", every)
+    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
+        raise ValueError(f"{name}: ramp: expected a number in (0, 1], got {fraction!r}")
+    # The last step still trains what the last pruning has left.
+    end = min(max(1, math.floor(float(fraction) * steps + 0.5)), steps - 1)
+    return Ramp(name, sparsity, as_schedule(schedule, sparsity, end=end), every, end, beyond)
+
+
+class RampPruner(RoundPruner):
+    """One training run with one optimizer, in which some steps begin with a pruning; GMP and DPF say by which scores.
+
+    Args:
+        model, loss, sparsity, projection: as of every pruner; the masks must be full.
+        optimizer: list of trainable parameters -> fresh optimizer. steps, curve: of the training.
+        ramp: when to prune, and how far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sparsity: float,
+        projection: Projection | None,
+        *,
+        optimizer: OptimizerFactory,
+        steps: int,
+        curve: str | Curve,
+        ramp: Ramp,
+    ) -> None:
+        self.ramp = ramp
+        pattern = projection.pattern if isinstance(projection, Projection) else None
+        if isinstance(pattern, NM) and ramp.schedule(0) != sparsity:
+            raise ValueError(
+                f"{ramp.name}: schedule: expected 'constant' for {pattern.describe()}, got {ramp.schedule!r}"
+            )
+        phase = Phase(steps, as_curve(ramp.name, "curve", curve))
+        super().__init__(model, loss, sparsity, projection, (phase,), optimizer)
+
+    def _begin(self, index: int) -> dict[str, Tensor]:
+        target = self.ramp.target(self._step)
+        if target is None:
+            return {}
+        scores, key = self._scores()
+        return self._project(scores, target, key)
+
+    def _progress(self) -> dict[str, Tensor]:
+        latest = self.ramp.latest(self._step)
+        device = next(iter(self.layers.values())).weight.device
+        return {"target": torch.full((), latest, dtype=torch.float64, device=device)}
+
+    def _config(self) -> dict[str, Any]:
+        return super()._config() | self.ramp.described()
