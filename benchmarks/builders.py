@@ -49,12 +49,12 @@ def projection_of(recipe: Recipe) -> Projection:
 
 
 def make_sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
-    """Factory of the optimizer that every phase uses."""
+    """Factory of the optimizer that every phase uses; with graphs one that they can replay."""
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.SGD:
-        return torch.optim.SGD(
-            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-        )
+        lr = torch.tensor(recipe.lr, device=recipe.device) if recipe.graphs else recipe.lr
+        values = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": True}
+        return torch.optim.SGD(parameters, lr=lr, fused=recipe.graphs or None, **values)  # pyright: ignore[reportArgumentType]
 
     return build
 

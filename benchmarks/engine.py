@@ -146,7 +146,8 @@ class Workbench:
 
         with keeper.running():
             batches = self.batches(seed, phase, first=first)
-            train(model, batches, optimizer, steps, on_step=after, first=first, loss_of=self.loss)
+            how = {"loss_of": self.loss, "graphs": self.recipe.graphs}
+            train(model, batches, optimizer, steps, on_step=after, first=first, **how)
         return watch.seconds
 
     def seed_all(self, seed: int, phase: int) -> None:

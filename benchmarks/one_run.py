@@ -26,6 +26,7 @@ from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, ignore
 from sparsekit.nn import masks
 from sparsekit.pruners.base import BasePruner, Metrics
+from sparsekit.pruners.capture import captured
 
 # The batches and random numbers of a run's phases; 0 is the dense training.
 PRUNE, FINETUNE = 1, 2
@@ -180,7 +181,7 @@ def _prune(
         keeper.offer(state)
 
     with keeper.running():
-        pruner.fit(_Endless(batches), after)
+        (captured(pruner) if recipe.graphs else pruner).fit(_Endless(batches), after)
     run.spent.add_pruner(pruner, watch.seconds)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsekit.gradients import Loss
+from sparsekit.pruners.capture import Replays
 from sparsekit.pruners.learning_rate import CURVES, Curve, LearningRate
 
 OnStep = Callable[[], None]
@@ -58,22 +59,30 @@ def train(
     on_step: OnStep = ignore,
     first: int = 0,
     loss_of: Loss = cross_entropy,
+    graphs: bool = False,
 ) -> None:
-    """Train for ``steps`` batches, of which ``first`` are done.
+    """Train for ``steps`` batches, of which ``first`` are done; with ``graphs`` by replayed CUDA graphs.
 
     Raises:
         ValueError: at the end of a check interval in which the loss was not finite.
     """
     model.train()
-    rate = LearningRate(optimizer, curve)
-    finite = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
-    for step in range(first, steps):
-        rate.set(step / steps)
+    rate, device = LearningRate(optimizer, curve), next(model.parameters()).device
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    replays = Replays(device) if graphs else None
+
+    def work(drawn: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model, next(batches))
+        loss = loss_of(model, drawn[0])
         loss.backward()
         optimizer.step()
-        finite = finite & torch.isfinite(loss.detach())
+        return {"loss": loss.detach()}
+
+    for step in range(first, steps):
+        rate.set(step / steps)
+        drawn = [next(batches)]
+        found = work(drawn) if replays is None else replays.run("train", None, drawn, work)
+        finite = finite & torch.isfinite(found["loss"])
         # Looking makes the host wait for the device, so it is done once in a while.
         if (step % 50 == 49 or step + 1 == steps) and not bool(finite):
             raise ValueError(f"train: loss: expected finite values, got NaN or inf by step {step + 1}")

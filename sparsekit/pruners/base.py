@@ -50,6 +50,7 @@ class BasePruner:
         self.cost = Cost(next(iter(self.layers.values())).weight.device)
         self._step, self._loaded = 0, False
         self._problems: dict[str, Tensor] = {}
+        self._replays: Any = None
         # Scores move little, so each selection begins where the last one ended.
         self._warm = self.projection.warm_start(len(self.layers), next(iter(self.weights.values())).device)
 
@@ -77,9 +78,6 @@ class BasePruner:
             ValueError: the run is over, a batch is missing, the loss is not finite, or scores contain NaN (on a CPU at
                 once, on other devices when the metrics are read).
         """
-        return self._stepped(lambda: self._advance(batches))
-
-    def _stepped(self, advance: Callable[[], dict[str, Tensor]]) -> Metrics:
         if self.done:
             raise ValueError(
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
@@ -88,7 +86,7 @@ class BasePruner:
         if self._loaded:  # only now has the model's own state been loaded as well
             self.ranks.check(self._step, weights=True)
             self._loaded = False
-        values = advance()
+        values = self._advance(batches)
         self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
             self.ranks.settle()
@@ -138,6 +136,12 @@ class BasePruner:
             raise ValueError(
                 f"{self.name}: batches: expected another batch at step {self._step + 1}, got none"
             ) from None
+
+    def _on_device(
+        self, kind: str, detail: Any, drawn: list[Any], work: Callable[[list[Any]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """``work(drawn)``; under ``captured`` a graph of it for each kind of work, and detail that is constant in it."""
+        return work(drawn) if self._replays is None else self._replays.run(kind, detail, drawn, work)
 
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         """One step of ``optimizer`` through the masks; returns the loss before it, detached, over all processes."""

@@ -146,7 +146,13 @@ class BiP(BasePruner):
 
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         drawn, target = self._prepare(batches)
-        return self._iterate(drawn, target)
+        if target is None:
+            values = self._on_device("lower", None, drawn, self._lower_steps)
+            none = torch.zeros((), dtype=torch.int64, device=values["loss_lower"].device)
+            return values | {"flips": none, "regrown": none.clone()}
+        (group,) = self.upper.param_groups
+        values = self._on_device("both", group["lr"], drawn, self._both_steps)
+        return values | self._project(self.scores_for_ranking(), target, self.options.key)
 
     def _prepare(self, batches: Iterator[Any]) -> tuple[list[Any], float | None]:
         """What the host does before an iteration: sets the rates, draws the batches, looks up the sparsity it ends with.
@@ -165,21 +171,19 @@ class BiP(BasePruner):
             return drawn, None
         return drawn, self.sparsity if last else self.schedule(self._step + 1)
 
-    def _iterate(self, drawn: list[Any], target: float | None) -> dict[str, Tensor]:
-        """What the device does in an iteration; on a GPU the host never waits for it."""
-        if target is None:
-            lower_loss = [self._train_step(self.lower, batch) for batch in drawn][-1]
-            none = torch.zeros((), dtype=torch.int64, device=lower_loss.device)
-            return {"loss_lower": lower_loss, "flips": none, "regrown": none.clone()}
+    def _lower_steps(self, drawn: list[Any]) -> dict[str, Tensor]:
+        return {"loss_lower": [self._train_step(self.lower, batch) for batch in drawn][-1]}
+
+    def _both_steps(self, drawn: list[Any]) -> dict[str, Tensor]:
+        """The steps of both levels, which a GPU does without the host; the projection follows."""
         if self.options.passes == 1:
             lower_loss = upper_loss = self._both_levels(drawn[0])
         else:
             *lower, upper = drawn
-            lower_loss = [self._train_step(self.lower, batch) for batch in lower][-1]
+            lower_loss = self._lower_steps(lower)["loss_lower"]
             upper_loss, h = self._upper_pass(upper)
             self._update_scores(h)
-        moved = self._project(self.scores_for_ranking(), target, self.options.key)
-        return {"loss_lower": lower_loss, "loss_upper": upper_loss, **moved}
+        return {"loss_lower": lower_loss, "loss_upper": upper_loss}
 
     def _upper_pass(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """h = dl/dz at the present theta and mask, dense."""
@@ -198,28 +202,26 @@ class BiP(BasePruner):
         words = [layer.mask_words for layer in self.layers.values()]
         masked = ops.mask_weights([h[name] for name in self.layers], words)
         # Tied scores move with theta, so their gradient has to be kept until the lower step is done.
-        released = self.options.variant == "released"
-        tied = self.options.tied
-        gradients = tied_gradients(self.layers, h, self.gamma, released) if tied else self._update_scores(h)
+        gradients = self._tied_gradients(h) if self.options.tied else self._update_scores(h)
         for layer, gradient in zip(self.layers.values(), masked, strict=True):
             layer.weight.grad = gradient
         self.lower.step()
-        if gradients is not None:
-            self._step_scores(gradients)
+        if gradients:
+            for name, s in self.scores.items():
+                s.grad = gradients[name].to(s.dtype)
+            self.upper.step()
+            self.upper.zero_grad(set_to_none=True)
         return self._loss_value
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: layer.weight for name, layer in self.layers.items()}
 
+    def _tied_gradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return tied_gradients(self.layers, h, self.gamma, self.options.variant == "released")
+
     def _update_scores(self, h: Mapping[str, Tensor]) -> None:
         key = "released" if self.options.variant == "released" else self.options.key
         update_scores(self.upper, self.scores, self.layers, h, self.gamma, key)
-
-    def _step_scores(self, gradients: Mapping[str, Tensor]) -> None:
-        for name, s in self.scores.items():
-            s.grad = gradients[name].to(s.dtype)
-        self.upper.step()
-        self.upper.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the scores and both optimizers."""

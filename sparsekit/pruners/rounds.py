@@ -135,7 +135,7 @@ class RoundPruner(BasePruner):
             assert self._optimizer is not None
             position = phase.behind + self._step - (self.ends[index] - phase.steps)
             self._rate.set(position / (phase.behind + phase.steps))
-            values["loss"] = self._train_step(self._optimizer, drawn[0])
+            values = self._on_device(f"phase {index}", None, drawn, self._train_on)
         self._capture(self._step + 1)
         unmoved = {"flips": self._number(0), "regrown": self._number(0)}
         return {**values, **self._progress(), **unmoved, **moved}
@@ -147,6 +147,10 @@ class RoundPruner(BasePruner):
     def _progress(self) -> dict[str, Tensor]:
         """Metrics that say how far the run is."""
         return {"round": self._number(self.round)}
+
+    def _train_on(self, drawn: list[Any]) -> dict[str, Tensor]:
+        assert self._optimizer is not None
+        return {"loss": self._train_step(self._optimizer, drawn[0])}
 
     def _number(self, value: int) -> Tensor:
         device = next(iter(self.layers.values())).weight.device

@@ -160,14 +160,21 @@ class SpODE(BasePruner):
         pattern, theta, slopes = self.projection.pattern, self.weights, None
         with batchnorm_policy(self.model, self.options.batchnorm):
             if self.polariser == "ohh":
-                _, dz = dense_gradients(self.model, self._evaluate, batch)
+                found = self._on_device("descent", None, [batch], self._dense_pass)
+                dz = {name: found[f"dz {name}"] for name in theta}
             else:
                 values, slopes = self._polarised(theta)
                 z = {n: (pattern.expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
                 _, dz = gradients_at(self.model, self._evaluate, batch, z)
-        self.cost.count_pass(batch_size(batch))
+                self.cost.count_pass(batch_size(batch))
+                found = {"loss": self._loss_value}
         e = {name: -pattern.reduce_sum(w.float() * dz[name].float()) for name, w in theta.items()}
-        return self._loss_value, e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
+        return found["loss"], e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
+
+    def _dense_pass(self, drawn: list[Any]) -> dict[str, Tensor]:
+        _, dz = dense_gradients(self.model, self._evaluate, drawn[0])
+        self.cost.count_pass(batch_size(drawn[0]))
+        return {"loss": self._loss_value, **{f"dz {name}": value for name, value in dz.items()}}
 
     def _polarised(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """P(m) and its slopes, by thresholds over what the allocation gives one budget."""

@@ -61,7 +61,7 @@ def imitated(monkeypatch: pytest.MonkeyPatch) -> list[replay.Graphs]:
     [
         ({}, 3),
         ({"upper_curve": "constant"}, 1),
-        ({"upper_curve": "constant", "schedule": lambda step: 0.4 if step < 8 else 0.8}, 2),
+        ({"upper_curve": "constant", "schedule": lambda step: 0.4 if step < 8 else 0.8}, 1),
         ({"options": BiPOptions(passes=1), "lower_curve": "linear"}, 3),
         ({"options": BiPOptions(lower_steps=2), "upper_curve": "constant"}, 1),
         ({"options": BiPOptions(variant="released"), "upper_curve": "constant"}, 1),
@@ -96,6 +96,53 @@ def test_replays_give_the_bits_of_the_eager_run(imitated, arguments, graphs):
         ours.cost.steps,
     )
     assert eager.masks.sparsity == ours.masks.sparsity
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=torch.tensor(0.05), momentum=0.9, weight_decay=1e-3, fused=True)
+
+
+def initial(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value + 0.01 for name, value in small_net().state_dict().items()}
+
+
+OTHERS = {
+    "imp": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="lr"), 3),
+    "imp, rewound": (
+        lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="init", rewind_state=initial(m)),
+        3,
+    ),
+    "imp, short rounds": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=3, rewind="lr"), 0),
+    "omp": (lambda m: sk.OMP(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
+    "fine-tuned": (lambda m: sk.OneShotMagnitude(m, loss, 0.8, optimizer=sgd, steps=8, recalibrate=2), 1),
+    "gmp": (lambda m: sk.GMP(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
+    "dpf": (lambda m: sk.DPF(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
+    "random": (lambda m: sk.RandomPruning(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
+    "spode": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, recalibrate=2), 1),
+    "spode, another polariser": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, polariser="oh"), 0),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_replays_of_other_pruners_give_the_bits_of_the_eager_run(imitated, name):
+    make, graphs = OTHERS[name]
+    eager, ours = make(small_net()), sk.captured(make(small_net()))
+    theirs, own = batches(), batches()
+    while not eager.done:
+        assert eager.step(theirs).read() == ours.step(own).read()
+    assert ours.done and len(imitated[0].made) == graphs
+    a, b = eager.model.state_dict(), ours.model.state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a) and eager.masks == ours.masks
+    assert (eager.cost.passes, eager.cost.samples) == (ours.cost.passes, ours.cost.samples)
+
+
+def test_a_captured_pruner_is_as_before_when_used_alone(imitated):
+    pruner = build(upper_curve="constant")
+    ours, given = sk.captured(pruner), batches()
+    for _ in range(5):
+        ours.step(given)
+    pruner.step(given)
+    assert pruner._replays is None and len(imitated[0].made) == 1
 
 
 def test_metrics_and_flags_are_not_overwritten_by_later_replays(imitated):
@@ -171,11 +218,9 @@ def test_a_loss_that_waits_for_the_device_cannot_be_captured(imitated):
 
 
 def test_refusals(imitated, monkeypatch):
-    with pytest.raises(TypeError, match="captured: pruner: expected a BiP, got Linear"):
+    with pytest.raises(TypeError, match="captured: pruner: expected one that trains, got Linear"):
         sk.captured(nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(
-        ValueError, match="captured: pruner: expected a lower optimizer whose learning rate is a tensor"
-    ):
+    with pytest.raises(ValueError, match="captured: pruner: expected an optimizer whose learning rate is a tensor"):
         sk.captured(build(fused=False))
     monkeypatch.undo()
     with pytest.raises(ValueError, match="captured: pruner: expected a model on a CUDA device, got one on cpu"):
