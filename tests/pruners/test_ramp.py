@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from replay import Recorder
 from torch import Tensor, nn
 
 import sparsekit as sk
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.ramp import as_ramp
 
 Batch = tuple[Tensor, Tensor]
@@ -228,3 +230,15 @@ def test_where_a_ramp_ends() -> None:
     assert [ramp.latest(t) for t in (0, 3, 9, 10, 19)] == [0.0, 0.0, sk.Linear(0.0, 0.9, 0, 10)(8), 0.9, 0.9]
     ramp = as_ramp("GMP", 0.9, "linear", 20, 4, 0.5, beyond=False)
     assert [t for t in range(20) if ramp.target(t) is not None] == [0, 4, 8, 10]
+
+
+@pytest.mark.parametrize("kind", [sk.GMP, sk.DPF])
+def test_a_step_with_a_pruning_does_not_make_the_host_wait(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU; here flags are not looked at, as there, and reading a number of a tensor is an error."""
+    monkeypatch.setattr(BasePruner, "_check", lambda self, flag, message: None)
+    pruner, source = kind(build(), loss, 0.6, optimizer=sgd, steps=6, every=1), batches()
+    pruner.step(source)
+    drawn = [next(source) for _ in range(3)]
+    with Recorder() as recorder:
+        metrics = [pruner.step(iter([batch])) for batch in drawn]
+    assert recorder.operations and all(m.read()["flips"] > 0 for m in metrics)
