@@ -104,6 +104,17 @@ def test_a_saving_whose_interval_holds_one_is_not_claimed() -> None:
     assert "without a clear saving" in text and "less time" not in text
 
 
+def test_a_saving_on_one_clock_alone_is_not_claimed() -> None:
+    """104.5 s against 18.6 s, but with a pretraining of 500 s instead of 16 s: 120.5 / 518.6 = 0.23."""
+    rows = campaign({"imp": 0.89, "bip": 0.89}, 10)
+    for r in rows:
+        r["dense"]["seconds"] = 500.0 if r["method"] == "bip" else 16.0
+    _, text = said(rows, suite(("imp", "bip"), seeds=10))
+    assert (
+        "without a clear saving: the time of IMP over its own is 5.62× given a dense checkpoint and 0.23× end" in text
+    )
+
+
 def test_no_match_tells_never_from_inconclusive() -> None:
     found = {"imp": 0.89, "bip": 0.88, "omp": 0.8871, "gmp": 0.8871}
     report, text = said(campaign(found), suite((*found, "spode")))
@@ -178,6 +189,27 @@ def test_cautions_are_measured() -> None:
     assert "IMP, is itself less accurate than the best IMP variant by more than 0.3 points at 90 %." in text
     assert "1 row left out, of runs that were repeated later." in text and "1 row of another recipe left out." in text
     assert "1 row left out, of runs that the suite made-up does not have." in text
+
+
+def test_the_steps_of_a_small_test_set_are_said() -> None:
+    """Accuracies on 360 images, and the same difference for every seed."""
+    found = {"imp": 350, "bip": 350, "omp": 349}
+    rows = [row(m, (n + seed % 3) / 360, seed=seed) for m, n in found.items() for seed in range(5)]
+    text = "\n".join(map(plain, cautions(summarise_suite(rows, suite(found)))))
+    assert "Accuracies are multiples of 1/360" in text and "0.3 points is worth 1.08 of them." in text
+    assert "has no width, for BiP at 90 % and OMP at 90 %." in text
+    fine = "\n".join(cautions(summarise_suite(campaign(FULL | {"imp": 0.8899}), suite(FULL))))
+    assert "multiples" not in fine and "no width, for BiP" not in fine
+
+
+def test_few_accuracies_tell_nothing_about_the_size_of_the_test_set() -> None:
+    """Three values may be tenths by chance; four hardly are, and a fifth that is none settles it."""
+    rows = [row("imp", a, seed=seed) for seed, a in enumerate((0.5, 0.6, 0.7))]
+    assert not any("multiples" in text for text in cautions(summarise_suite(rows, suite(("imp",)))))
+    more = [*rows, row("imp", 0.8, seed=3)]
+    assert any("multiples of 1/10," in text for text in cautions(summarise_suite(more, suite(("imp",)))))
+    odd = [*more, row("imp", 0.8123, seed=4)]
+    assert not any("multiples" in text for text in cautions(summarise_suite(odd, suite(("imp",)))))
 
 
 def test_a_candidate_that_is_left_out_is_named() -> None:
