@@ -22,8 +22,8 @@ from sparsekit.benchmarks.reporting.claims import headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Report, summarise_suite
 from sparsekit.benchmarks.reporting.naming import amount, bracket, factor, hardware, listed, name_of, setting
 from sparsekit.benchmarks.reporting.paper import compressed, published, schedule
-from sparsekit.benchmarks.reporting.speedup_curves import collapsed
-from sparsekit.benchmarks.reporting.speedup_lines import verdict_lines
+from sparsekit.benchmarks.reporting.speedup_curves import accuracy_figure, collapsed, match_figure
+from sparsekit.benchmarks.reporting.speedup_lines import notes, verdict_lines
 from sparsekit.benchmarks.speedup_report import speedup_json, speedup_markdown, speedup_tables, write_speedup
 from sparsekit.benchmarks.speedup_suites import Suite
 from sparsekit.benchmarks.statistics import Interval
@@ -218,6 +218,17 @@ def test_a_candidate_that_is_left_out_is_named() -> None:
     assert any("too few seeds of IMP (budgeted) finished to be a candidate" in text for text in gaps(report))
 
 
+def test_a_failure_that_another_attempt_made_good_is_not_missing() -> None:
+    rows = [r for r in campaign(FULL) if (r["method"], r["seed"]) != ("omp", 3)]
+    report = summarise_suite([*rows, failed("omp", seed=3), failed("omp", seed=3), failed("bip", seed=0)], suite(FULL))
+    assert gaps(report)[:2] == (
+        "1 of 25 runs have not finished: 1 of OMP.",
+        "1 run among them failed; each is listed with its reason below.",
+    )
+    bip, omp = (report.levels[0].entry(method) for method in ("bip", "omp"))
+    assert (notes(report, bip), notes(report, omp)) == ((), ("seed 3 failed: loss is not finite",) * 2)
+
+
 def test_no_gpu_is_said() -> None:
     rows = [r | {"environment": GPU | {"gpu": None}} for r in campaign(FULL)]
     report, _ = said(rows, suite(FULL))
@@ -371,13 +382,24 @@ def test_published_curves() -> None:
     assert schedule().dense_epochs == 200 and compressed(RECIPE)
     assert not compressed(replace(RECIPE, dense_epochs=200, epochs=160))
     assert compressed(replace(RECIPE, dense_epochs=200, epochs=100))
+    assert compressed(replace(RECIPE, dense_epochs=199, epochs=160))
 
 
 def test_a_collapsed_method_leaves_the_frame_and_is_named() -> None:
     found = FULL | {"gmp": 0.888, "spode": 0.886, "imp-lth": 0.889, "dense": 0.9}
     rows = campaign({m: a for m, a in found.items() if m != "dense"} | {"omp": 0.1})
-    assert collapsed(summarise_suite(rows, suite(found))) == ("OMP",)
+    report = summarise_suite(rows, suite(found))
+    assert collapsed(report) == ("OMP",)
+    ticks = [float(tick) for tick in re.findall(r">(\d\d(?:\.\d)?)</text>", accuracy_figure(report, "a"))]
+    assert 20.0 not in ticks and 88.0 in ticks
     assert collapsed(summarise_suite(campaign(FULL), suite(FULL))) == ()
+
+
+def test_marks_of_a_sweep_are_filled_where_they_match() -> None:
+    found = {"imp": 0.89, "bip@0.5": 0.80, "bip": 0.89, "bip@2": 0.89}
+    report = summarise_suite(campaign(found), suite(found))
+    figure = match_figure(report, report.levels[0], "m")
+    assert len(re.findall(r"<use [^>]*fill: var\(--paper\)", figure)) == 1
 
 
 def test_wording() -> None:
