@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sparsekit.allocation import ERK, Uniform
 from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.mask import Mask
+from sparsekit.nn import masks, set_masks
 from sparsekit.projection import Projection
 from sparsekit.pruners import DPF, GMP, IMP, OMP, BiP, BiPOptions, IMPOptions, OneShotMagnitude, RandomPruning, SpODE
 from sparsekit.pruners.base import BasePruner, Loss
@@ -129,8 +131,10 @@ def dense(start: Start) -> BasePruner:
     return one_shot(start)
 
 
-def bip(cubic: bool = False, released: bool = False, **options: Any) -> Callable[[Start], BasePruner]:
-    """BiP, with a ramp or as the released code does; options as of BiPOptions."""
+def bip(
+    cubic: bool = False, released: bool = False, gamma: float | None = None, alpha: float = 1.0, **options: Any
+) -> Callable[[Start], BasePruner]:
+    """BiP: with a ramp or as the released code does, another gamma, ``alpha`` times the learning rate; BiPOptions."""
 
     def build(start: Start) -> BasePruner:
         recipe = start.recipe
@@ -140,15 +144,34 @@ def bip(cubic: bool = False, released: bool = False, **options: Any) -> Callable
             start.loss,
             start.sparsity,
             steps=start.steps,
-            lower=make_sgd(recipe)(list(start.model.parameters())),
+            lower=make_sgd(replace(recipe, lr=alpha * recipe.lr))(list(start.model.parameters())),
             upper_lr=recipe.upper_lr,
-            gamma=1e4 if released else recipe.gamma,
+            gamma=1e4 if released else gamma or recipe.gamma,
             schedule=ramp if cubic else None,
             projection=projection_of(recipe),
             options=BiPOptions(variant="released" if released else "paper", **options),
         )
 
     return build
+
+
+@torch.no_grad()
+def shuffled(start: Start, seed: int) -> None:
+    """Draw every layer's mask anew with as many ones: what a method chose beyond the densities of layers is gone."""
+    generator = torch.Generator().manual_seed(seed)
+    new = {}
+    for name, mask in masks(start.model).items():
+        bits = mask.dense().cpu().flatten()
+        new[name] = Mask.from_dense(bits[torch.randperm(len(bits), generator=generator)].reshape(mask.shape))
+    set_masks(start.model, new)
+
+
+@torch.no_grad()
+def reinitialised(start: Start, seed: int) -> None:
+    """Return all weights and BatchNorm statistics to what they were before training; the masks stay."""
+    for name, value in start.model.state_dict(keep_vars=True).items():
+        if name in start.init:
+            value.copy_(start.init[name])
 
 
 def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:

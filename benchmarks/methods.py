@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from sparsekit.benchmarks.builders import (
     projection_of,
     ramped,
     random_erk,
+    reinitialised,
+    shuffled,
     spode,
 )
 from sparsekit.benchmarks.recipe import Recipe, split_name
@@ -139,6 +142,49 @@ METHODS: dict[str, Method] = {
         random_erk, _phase_epochs(1), _phase_steps, structured=False, summary="random masks by ERK, trained from init"
     ),
 }
+
+
+_TWO: dict[str, Any] = {"passes": _phase_epochs(2), "steps": _phase_steps}
+_ONE: dict[str, Any] = {"passes": _phase_epochs(1), "steps": _phase_steps}
+_TUNED: dict[str, Any] = {"passes": _phase_epochs(3), "steps": _phase_steps, "finetune": True}
+
+ABLATIONS: dict[str, Method] = {
+    "bip-shuffled": Method(
+        bip(), **_TUNED, between=shuffled, summary="BiP, masks shuffled in every layer, then fine-tuning"
+    ),
+    "bip-reinit": Method(
+        bip(), **_TUNED, between=reinitialised, summary="BiP, weights back to initialisation, then training"
+    ),
+    "bip-inf": Method(bip(gamma=math.inf), **_TWO, summary="BiP without the implicit gradient"),
+    "bip-gamma0.1": Method(bip(gamma=0.1), **_TWO, summary="BiP, gamma 0.1"),
+    "bip-gamma10": Method(bip(gamma=10.0), **_TWO, summary="BiP, gamma 10"),
+    "bip-alpha0.1": Method(bip(alpha=0.1), **_TWO, summary="BiP, a tenth of the lower learning rate"),
+    "bip-value": Method(bip(key="value"), **_TWO, summary="BiP, signed scores"),
+    "bip-r4": Method(
+        bip(upper_every=4),
+        lambda recipe, sparsity, images: 1.25 * recipe.epochs,
+        _phase_steps,
+        summary="BiP, upper step every 4th iteration",
+    ),
+    "bip-train-bn": Method(
+        bip(upper_batchnorm="train"), **_TWO, summary="BiP, upper passes move the BatchNorm statistics too"
+    ),
+    "bip-1pass-separate": Method(
+        bip(cubic=True, passes=1), **_ONE, summary="BiP in one pass, separate scores, cubic ramp"
+    ),
+    "bip-1pass-inf": Method(
+        bip(cubic=True, passes=1, scores="tied", gamma=math.inf), **_ONE, summary="BiP in one pass, tied, no h*h term"
+    ),
+    "bip-1pass-constant": Method(
+        bip(passes=1, scores="tied"), **_ONE, summary="BiP in one pass, tied, constant sparsity"
+    ),
+    "bip-1pass-r4": Method(
+        bip(cubic=True, passes=1, scores="tied", upper_every=4),
+        **_ONE,
+        summary="BiP in one pass, tied, upper step every 4th iteration",
+    ),
+}
+METHODS |= ABLATIONS
 
 
 def as_method(name: str) -> Method:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparsekit.benchmarks.methods import as_method
+from sparsekit.benchmarks.methods import ABLATIONS, as_method
 from sparsekit.benchmarks.recipe import Recipe, RunConfig, recipe_for, split_name
 from sparsekit.pruners.checks import checked_count
 
@@ -64,6 +64,10 @@ _DIGITS = Recipe(dense_epochs=20, epochs=8)
 _QUICK = recipe_for("cifar10", dense_epochs=16, epochs=8, lr=0.1)
 _EVERY = ("imp", "imp-lth", "imp-budget", "omp", "gmp", "dpf", "random-erk", "bip", "bip-cubic", "bip-1pass", "spode")
 
+_ABLATED = ("imp", "bip", "bip-finetune", "bip-cubic", "bip-1pass", "spode-bip", *ABLATIONS)
+_PAPER = recipe_for("cifar10", dense_epochs=160, epochs=160, lr=0.1)
+"""160 epochs per round of IMP to 100 of BiP, SpODE's fine-tuning and the other single runs."""
+
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -83,6 +87,21 @@ SUITES: dict[str, Suite] = {
             ("imp", *budgets(("imp-budget", "gmp", "dpf", "bip", "bip-1pass", "spode"), MATCHED_BUDGETS)),
             LADDER[3:],
             10,
+        ),
+        Suite("ablate", "what of BiP does the work", _QUICK, _ABLATED, LADDER[2:], 5),
+        Suite(
+            "paper",
+            "the papers' schedules: ResNet-20, with --network resnet18 or vgg16; hours to days",
+            _PAPER,
+            (
+                "dense",
+                "imp-lth",
+                "imp",
+                "omp",
+                *budgets(("gmp", "bip", "bip-released", "bip-1pass", "spode"), (0.625,)),
+            ),
+            LADDER,
+            3,
         ),
     )
 }

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from sparsekit.benchmarks.methods import split_name
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS
+from sparsekit.benchmarks.reporting.entries import Entry
 from sparsekit.benchmarks.reporting.levels import Level, Report
 from sparsekit.benchmarks.reporting.naming import budget, listed, name_of
 from sparsekit.benchmarks.reporting.paper import compressed, schedule
 from sparsekit.benchmarks.reporting.runs import RESOURCES, canonical
-from sparsekit.benchmarks.reporting.wording import count, number_plain, sparsity_text
+from sparsekit.benchmarks.reporting.wording import count, number, number_plain, sparsity_text
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 
 MEASURED = {"flops": "training FLOPs", "peak_memory": "peak memory", "energy": "energy"}
@@ -79,7 +81,8 @@ def _unmeasured(report: Report) -> Iterator[str]:
 
 def cautions(report: Report) -> tuple[str, ...]:
     """What in these very rows limits what they can show; empty if nothing does."""
-    return (*_schedule(report), *_machines(report), *_sweeps(report), *_baseline(report), *_left_out(report))
+    parts = (_schedule, _machines, _resolution, _sweeps, _baseline, _left_out)
+    return tuple(text for part in parts for text in part(report))
 
 
 def _schedule(report: Report) -> Iterator[str]:
@@ -103,6 +106,37 @@ def _machines(report: Report) -> Iterator[str]:
     sources = {canonical(dict(run.environment.get("git") or {})) for run in report.runs}
     if len(sources) > 1:
         yield f"The runs come from {len(sources)} states of the source code."
+
+
+def _resolution(report: Report) -> Iterator[str]:
+    """Accuracies of a small test set come in steps, of which the margin may hold few, and equal differences by chance."""
+    images = _test_images([run.accuracy for run in report.runs], math.ceil(3 / report.margin))
+    if images:
+        yield (
+            f"Accuracies are multiples of 1/{images}, as on a test set of few images: the margin of "
+            f"{number_plain(100 * report.margin)} points is worth {number(report.margin * images)} of them."
+        )
+    flat = [
+        f"{name_of(entry.method)} at {sparsity_text(level.sparsity)}"
+        for level in report.levels
+        for entry in level.entries
+        if level.reference and entry.method != level.reference.method and _is_flat(entry)
+    ]
+    if flat:
+        yield f"Every paired difference is the same, so that its interval has no width, for {listed(flat)}."
+
+
+def _test_images(accuracies: Sequence[float], limit: int) -> int | None:
+    """Least number below `limit` of which all accuracies are fractions; None without one or from too few values."""
+    found = {round(accuracy, 12) for accuracy in accuracies}
+    if len(found) < 4:
+        return None
+    return next((n for n in range(2, limit) if all(abs(a * n - round(a * n)) < 1e-6 for a in found)), None)
+
+
+def _is_flat(entry: Entry) -> bool:
+    difference = entry.judgement.difference if entry.judgement else None
+    return bool(difference and difference.sd is not None and difference.sd < 1e-9)
 
 
 def _sweeps(report: Report) -> Iterator[str]:

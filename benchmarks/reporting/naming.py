@@ -23,6 +23,7 @@ NAMES = {
     "bip-cubic": "BiP (cubic ramp)",
     "bip-released": "BiP (as released)",
     "bip-finetune": "BiP (fine-tuned)",
+    "spode-bip": "SpODE, then BiP",
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",

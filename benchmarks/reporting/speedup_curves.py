@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsekit.benchmarks.methods import split_name
 from sparsekit.benchmarks.reporting.entries import Entry
@@ -186,12 +187,16 @@ def _curves(axes: Axes, report: Report, value: Callable[[Entry], Estimate | None
 
 
 def _log_axis(axes: Axes, which: str, words: Callable[[float], str]) -> None:
-    """A logarithmic axis with few labels in words."""
+    """A logarithmic axis with at most 9 labels in words."""
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    axis.set_major_locator(FixedLocator(inside[:: max(1, math.ceil(len(inside) / 9))]))
+    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+(?!\d)", "", words(value))))
-    axis.set_minor_formatter(NullFormatter())
     quiet(axes, "y" if which == "y" else "x")
     axes.tick_params(which="both", length=0)
 

@@ -29,6 +29,8 @@ COLUMNS = ("sparsity", "method", "test accuracy, %", "seeds", "difference to bes
 RATIOS = (GIVEN, END, "budgeted IMP over it")
 SIDES = "llrrrrrrr"
 
+PARENTHESES = "In parentheses: on the recipe's budget, at an accuracy that is not shown to match; no speed-up."
+
 
 def legend(report: Report) -> str:
     """How to read the table, in one paragraph."""
@@ -37,8 +39,7 @@ def legend(report: Report) -> str:
         f"Accuracy: mean ± sd. Difference: paired by seed, 95 % interval. Time to match: least time, {GIVEN}, on a budget "
         f"that is non-inferior to the best IMP variant at that sparsity (margin {number_plain(100 * report.margin)} points, "
         f"one-sided 95 %, from {MINIMUM_PAIRS} paired seeds on); never: every budget tried is inferior; open: inconclusive. "
-        f"Ratios: time of {base} over that of the method, with 95 % bootstrap intervals, above 1 the method is cheaper; in "
-        "parentheses where the accuracy is not shown to match."
+        f"Ratios: time of {base} over that of the method, with 95 % bootstrap intervals, above 1 the method is cheaper."
     )
 
 
@@ -54,7 +55,7 @@ def as_markdown(report: Report) -> str:
         for line in verdict_lines(report, level)
     )
     table = markdown((*COLUMNS, *RATIOS), lines, SIDES)
-    return f"{heads}\n{table}\n{legend(report)}\n" + (f"\n{limits}" if limits else "")
+    return f"{heads}\n{table}\n{legend(report)} {PARENTHESES}\n" + (f"\n{limits}" if limits else "")
 
 
 def _cells(line: VerdictLine) -> Iterator[str]:
@@ -89,7 +90,9 @@ def as_tables(report: Report) -> list[Table]:
 
 def _verdicts(report: Report) -> Table:
     heads = "\n".join(headline(report, level) for level in reversed(report.levels))
-    table = _table(f"{report.suite.name}: {stamp_line(report)}", f"{heads}\n\n{legend(report)}", (*COLUMNS, *RATIOS))
+    table = _table(
+        f"{report.suite.name}: {stamp_line(report)}", f"{heads}\n\n{legend(report)} {PARENTHESES}", (*COLUMNS, *RATIOS)
+    )
     for level in report.levels:
         for line in verdict_lines(report, level):
             table.add_row(sparsity_text(level.sparsity), *(escape(cell) for cell in _cells(line)))

@@ -84,7 +84,7 @@ def choose_reference(runs: Mapping[str, BySeed]) -> Reference | None:
     """
     found = {name: by_seed for name, by_seed in runs.items() if is_imp(name) and split_name(name)[1] >= 1}
     most = max((len(by_seed) for by_seed in found.values()), default=0)
-    candidates = {name: by_seed for name, by_seed in found.items() if by_seed and 2 * len(by_seed) >= most}
+    candidates = {name: by_seed for name, by_seed in found.items() if 2 * len(by_seed) >= most}
     if not candidates:
         return None
     shared = tuple(sorted(set.intersection(*(set(by_seed) for by_seed in candidates.values()))))

@@ -22,7 +22,7 @@ from sparsekit.benchmarks import engine, forecast
 from sparsekit.benchmarks import one_run as module
 from sparsekit.benchmarks.compare import ROWS, Silent, compare, grid, run_model, total_steps
 from sparsekit.benchmarks.engine import Workbench
-from sparsekit.benchmarks.methods import METHODS, as_method
+from sparsekit.benchmarks.methods import ABLATIONS, METHODS, as_method
 from sparsekit.benchmarks.recipe import Recipe, RunConfig, as_json, recipe_for
 from sparsekit.benchmarks.report import speedup
 from sparsekit.benchmarks.rows import read_rows
@@ -34,7 +34,7 @@ SMALL = Recipe(
     network="mlp", limit=100, dense_epochs=3, epochs=2, batch_size=16, imp_rate=0.3, ode_steps=3, ode_batch=40
 )
 SPARSITY = 0.6
-EVERY = [name for name in METHODS if name != "dense"]
+EVERY = [name for name in METHODS if name != "dense" and name not in ABLATIONS]
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +320,48 @@ COSTS = {
 
 def test_the_table_of_costs_is_complete() -> None:
     assert list(COSTS) == EVERY and len(imp_ladder(SPARSITY, SMALL.imp_rate)) == 3
+
+
+@pytest.mark.parametrize("method", ABLATIONS)
+def test_ablations_keep_the_same_number_and_cost_what_is_forecast(bench: Workbench, method: str) -> None:
+    model, row = run_model(config(method), bench)
+    total = row["result"]["total"]
+    assert row["result"]["kept"] == sk.masks(model).count() == kept_count(total, SPARSITY)
+    predicted = as_method(method).passes(SMALL, SPARSITY, bench.epoch_images)
+    assert row["cost"]["dense_epochs"] == pytest.approx(predicted, rel=1e-12)
+    assert row["cost"]["steps"] == total_steps(config(method), bench)
+
+
+def test_more_dense_training_prunes_nothing(bench: Workbench) -> None:
+    _, row = run_model(config("dense@2", sparsity=0.0), bench)
+    assert row["result"]["kept"] == row["result"]["total"] and row["cost"]["dense_epochs"] == 4
+    with pytest.raises(ValueError, match="methods: dense: expected sparsity 0, got 0.5"):
+        run_model(config("dense", sparsity=0.5), bench)
+
+
+def test_what_happens_before_training_on(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def stop(self: Any, model: Any, *rest: Any, **others: Any) -> Any:
+        seen["masks"], seen["weights"] = sk.masks(model), copied(sk.dense_state_dict(model))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(Workbench, "fit", stop)
+    found = {}
+    for method in ("bip-finetune", "bip-shuffled", "bip-reinit"):
+        with pytest.raises(ValueError, match="far enough"):
+            run_model(config(method), bench)
+        found[method] = dict(seen)
+    plain, shuffled, reset = (found[name] for name in ("bip-finetune", "bip-shuffled", "bip-reinit"))
+    counts = {name: mask.count() for name, mask in plain["masks"].items()}
+    assert {name: mask.count() for name, mask in shuffled["masks"].items()} == counts
+    assert all(shuffled["masks"][name] != plain["masks"][name] for name in counts)
+    assert reset["masks"] == plain["masks"]
+    init, masks = bench.dense(0).init, plain["masks"]
+    for name, value in reset["weights"].items():
+        layer = name.removesuffix(".weight")
+        expected = torch.where(masks[layer].dense(), init[name], 0) if name.endswith("weight") else init[name]
+        assert torch.equal(value, expected)
 
 
 @pytest.mark.parametrize("method", EVERY)

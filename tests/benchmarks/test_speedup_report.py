@@ -22,8 +22,8 @@ from sparsekit.benchmarks.reporting.claims import headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Report, summarise_suite
 from sparsekit.benchmarks.reporting.naming import amount, bracket, factor, hardware, listed, name_of, setting
 from sparsekit.benchmarks.reporting.paper import compressed, published, schedule
-from sparsekit.benchmarks.reporting.speedup_curves import collapsed
-from sparsekit.benchmarks.reporting.speedup_lines import verdict_lines
+from sparsekit.benchmarks.reporting.speedup_curves import accuracy_figure, collapsed, match_figure
+from sparsekit.benchmarks.reporting.speedup_lines import notes, verdict_lines
 from sparsekit.benchmarks.speedup_report import speedup_json, speedup_markdown, speedup_tables, write_speedup
 from sparsekit.benchmarks.speedup_suites import Suite
 from sparsekit.benchmarks.statistics import Interval
@@ -104,6 +104,17 @@ def test_a_saving_whose_interval_holds_one_is_not_claimed() -> None:
     assert "without a clear saving" in text and "less time" not in text
 
 
+def test_a_saving_on_one_clock_alone_is_not_claimed() -> None:
+    """104.5 s against 18.6 s, but with a pretraining of 500 s instead of 16 s: 120.5 / 518.6 = 0.23."""
+    rows = campaign({"imp": 0.89, "bip": 0.89}, 10)
+    for r in rows:
+        r["dense"]["seconds"] = 500.0 if r["method"] == "bip" else 16.0
+    _, text = said(rows, suite(("imp", "bip"), seeds=10))
+    assert (
+        "without a clear saving: the time of IMP over its own is 5.62× given a dense checkpoint and 0.23× end" in text
+    )
+
+
 def test_no_match_tells_never_from_inconclusive() -> None:
     found = {"imp": 0.89, "bip": 0.88, "omp": 0.8871, "gmp": 0.8871}
     report, text = said(campaign(found), suite((*found, "spode")))
@@ -180,10 +191,42 @@ def test_cautions_are_measured() -> None:
     assert "1 row left out, of runs that the suite made-up does not have." in text
 
 
+def test_the_steps_of_a_small_test_set_are_said() -> None:
+    """Accuracies on 360 images, and the same difference for every seed."""
+    found = {"imp": 350, "bip": 350, "omp": 349}
+    rows = [row(m, (n + seed % 3) / 360, seed=seed) for m, n in found.items() for seed in range(5)]
+    text = "\n".join(map(plain, cautions(summarise_suite(rows, suite(found)))))
+    assert "Accuracies are multiples of 1/360" in text and "0.3 points is worth 1.08 of them." in text
+    assert "has no width, for BiP at 90 % and OMP at 90 %." in text
+    fine = "\n".join(cautions(summarise_suite(campaign(FULL | {"imp": 0.8899}), suite(FULL))))
+    assert "multiples" not in fine and "no width, for BiP" not in fine
+
+
+def test_few_accuracies_tell_nothing_about_the_size_of_the_test_set() -> None:
+    """Three values may be tenths by chance; four hardly are, and a fifth that is none settles it."""
+    rows = [row("imp", a, seed=seed) for seed, a in enumerate((0.5, 0.6, 0.7))]
+    assert not any("multiples" in text for text in cautions(summarise_suite(rows, suite(("imp",)))))
+    more = [*rows, row("imp", 0.8, seed=3)]
+    assert any("multiples of 1/10," in text for text in cautions(summarise_suite(more, suite(("imp",)))))
+    odd = [*more, row("imp", 0.8123, seed=4)]
+    assert not any("multiples" in text for text in cautions(summarise_suite(odd, suite(("imp",)))))
+
+
 def test_a_candidate_that_is_left_out_is_named() -> None:
     rows = [r for r in campaign(FULL) if r["method"] != "imp-budget" or r["seed"] == 0]
     report = summarise_suite(rows, suite(FULL))
     assert any("too few seeds of IMP (budgeted) finished to be a candidate" in text for text in gaps(report))
+
+
+def test_a_failure_that_another_attempt_made_good_is_not_missing() -> None:
+    rows = [r for r in campaign(FULL) if (r["method"], r["seed"]) != ("omp", 3)]
+    report = summarise_suite([*rows, failed("omp", seed=3), failed("omp", seed=3), failed("bip", seed=0)], suite(FULL))
+    assert gaps(report)[:2] == (
+        "1 of 25 runs have not finished: 1 of OMP.",
+        "1 run among them failed; each is listed with its reason below.",
+    )
+    bip, omp = (report.levels[0].entry(method) for method in ("bip", "omp"))
+    assert (notes(report, bip), notes(report, omp)) == ((), ("seed 3 failed: loss is not finite",) * 2)
 
 
 def test_no_gpu_is_said() -> None:
@@ -339,13 +382,24 @@ def test_published_curves() -> None:
     assert schedule().dense_epochs == 200 and compressed(RECIPE)
     assert not compressed(replace(RECIPE, dense_epochs=200, epochs=160))
     assert compressed(replace(RECIPE, dense_epochs=200, epochs=100))
+    assert compressed(replace(RECIPE, dense_epochs=199, epochs=160))
 
 
 def test_a_collapsed_method_leaves_the_frame_and_is_named() -> None:
     found = FULL | {"gmp": 0.888, "spode": 0.886, "imp-lth": 0.889, "dense": 0.9}
     rows = campaign({m: a for m, a in found.items() if m != "dense"} | {"omp": 0.1})
-    assert collapsed(summarise_suite(rows, suite(found))) == ("OMP",)
+    report = summarise_suite(rows, suite(found))
+    assert collapsed(report) == ("OMP",)
+    ticks = [float(tick) for tick in re.findall(r">(\d\d(?:\.\d)?)</text>", accuracy_figure(report, "a"))]
+    assert 20.0 not in ticks and 88.0 in ticks
     assert collapsed(summarise_suite(campaign(FULL), suite(FULL))) == ()
+
+
+def test_marks_of_a_sweep_are_filled_where_they_match() -> None:
+    found = {"imp": 0.89, "bip@0.5": 0.80, "bip": 0.89, "bip@2": 0.89}
+    report = summarise_suite(campaign(found), suite(found))
+    figure = match_figure(report, report.levels[0], "m")
+    assert len(re.findall(r"<use [^>]*fill: var\(--paper\)", figure)) == 1
 
 
 def test_wording() -> None:

@@ -85,7 +85,7 @@ def test_verdict_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("accuracy", "verdict", "reason"),
-    [(0.88731, "non-inferior", ""), (0.8871, "inconclusive", "wide interval"), (0.8866, "inferior", "")],
+    [(0.88731, "non-inferior", ""), (0.88725, "inconclusive", "wide interval"), (0.8866, "inferior", "")],
 )
 def test_verdict_needs_the_bound_above_the_margin(accuracy: float, verdict: str, reason: str) -> None:
     """The bounds lie 0.0003015 to both sides of the difference, the margin at -0.003."""
@@ -137,6 +137,11 @@ def test_the_cheapest_match_counts_whatever_its_budget() -> None:
             r["cost"]["seconds"] = 5.0
     match = verdicts(level_of(rows, *SWEEP), "bip").match
     assert (match.work, match.seconds) == ("bip@0.5", "bip")
+    for r in rows:
+        if r["method"] == "bip@2":
+            r["cost"]["dense_epochs"] = 1.0
+    match = verdicts(level_of(rows, *SWEEP), "bip").match
+    assert (match.work, match.seconds, match.open) == ("bip@2", "bip", ())
 
 
 def test_of_equal_costs_the_smaller_budget_is_the_match() -> None:
@@ -199,14 +204,18 @@ def test_seconds_are_compared_within_one_machine_only() -> None:
     rows = campaign({"imp": 0.89, "bip": 0.89})
     for r in rows:
         if r["method"] == "imp" and r["seed"] < 2:
-            r["environment"], r["cost"]["seconds"] = OTHER, 1.0
-    report = report_of(rows, "imp", "bip")
+            r["environment"], r["cost"]["seconds"], r["dense"]["seconds"] = OTHER, 1.0, 1.0
+    rows += [
+        r | {"environment": OTHER, "dense": r["dense"] | {"seconds": 1.0}} for r in campaign({"omp": 0.89}, seeds=2)
+    ]
+    report = report_of(rows, "imp", "bip", "omp")
     saving = report.levels[0].entry("bip").saving
     assert saving is not None and saving.checkpoint.seconds is not None
     assert (saving.seeds, saving.timed) == ((0, 1, 2, 3, 4), (2, 3, 4))
     assert saving.checkpoint.seconds.value == pytest.approx(104.5 / 18.6)
     imp = report.levels[0].entry("imp")
     assert imp.checkpoint.seconds is not None and imp.accuracy is not None
+    assert report.dense_seconds == DENSE_SECONDS
     assert (imp.checkpoint.seconds.n, imp.checkpoint.seconds.mean, imp.accuracy.n) == (3, pytest.approx(104.5), 5)
     assert len(report.environments) == 2
 
@@ -251,8 +260,8 @@ def test_a_setting_at_its_default_may_be_absent_and_what_differs_per_run_is_no_r
     config = as_json(RECIPE)
     del config["imp_rate"]
     rows = [row("imp", 0.89, config=config), row("bip", 0.89, config=as_json(RECIPE) | {"seed": 0, "method": "bip"})]
-    report = report_of(rows, "imp", "bip", seeds=1)
-    assert (report.other_recipe, len(report.runs), report.missing) == (0, 2, ())
+    report = report_of([*rows, row("bip", 0.89, config=config)], "imp", "bip", seeds=1)
+    assert (report.other_recipe, report.superseded, len(report.runs), report.missing) == (0, 1, 2, ())
 
 
 def test_missing_and_failed_runs() -> None:
