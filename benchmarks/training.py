@@ -50,6 +50,24 @@ def clock(device: torch.device | str) -> float:
     return time.perf_counter()
 
 
+def step_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, graphs: bool
+) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+    """One training step as a function of its batch that returns the loss before it, detached; perhaps by graph."""
+
+    def work(drawn: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(model, drawn[0])
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    if not graphs:
+        return lambda batch: work([batch])["loss"]
+    replays = Replays(next(model.parameters()).device)
+    return lambda batch: replays.run("train", None, [batch], work)["loss"]
+
+
 def train(
     model: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
@@ -67,22 +85,11 @@ def train(
         ValueError: at the end of a check interval in which the loss was not finite.
     """
     model.train()
-    rate, device = LearningRate(optimizer, curve), next(model.parameters()).device
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    replays = Replays(device) if graphs else None
-
-    def work(drawn: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model, drawn[0])
-        loss.backward()
-        optimizer.step()
-        return {"loss": loss.detach()}
-
+    rate, take = LearningRate(optimizer, curve), step_of(model, optimizer, loss_of, graphs)
+    finite = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
     for step in range(first, steps):
         rate.set(step / steps)
-        drawn = [next(batches)]
-        found = work(drawn) if replays is None else replays.run("train", None, drawn, work)
-        finite = finite & torch.isfinite(found["loss"])
+        finite = finite & torch.isfinite(take(next(batches)))
         # Looking makes the host wait for the device, so it is done once in a while.
         if (step % 50 == 49 or step + 1 == steps) and not bool(finite):
             raise ValueError(f"train: loss: expected finite values, got NaN or inf by step {step + 1}")
