@@ -158,7 +158,7 @@ def _read(file: Path) -> dict[str, Any]:
     function = "load_checkpoint"
     if not file.is_file():
         raise ValueError(f"{function}: path: expected a checkpoint, got {str(file)!r}, which is no file")
-    tensors, description, _ = read_tensors(function, file, KEY, VERSION)
+    tensors, description, _ = read_tensors(function, file, KEY, FORMAT, VERSION)
     if description is None:
         raise ValueError(f"{function}: path: expected a file of save_checkpoint, got {str(file)!r} without {KEY!r}")
     try:

@@ -29,7 +29,7 @@ from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
 from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
 
-FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
+FILE, SIDECAR, FORMAT, VERSION = "model.safetensors", "sparsity.json", "sparsekit", 1
 MASK_SOURCES = ("stored", "dense", "infer")
 
 
@@ -50,7 +50,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     tensors, ties = _unshared(model.state_dict())
     masks = current_masks(model)
     layers = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
-    description = {"format": "sparsekit", "version": VERSION, "sparsity": masks.sparsity}
+    description = {"format": FORMAT, "version": VERSION, "sparsity": masks.sparsity}
     description["mask_hash"] = masks.hash()
     description |= {"layers": layers, "ties": ties}
     folder = Path(path)
@@ -92,7 +92,7 @@ def read_saved(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not file.is_file():
         folder = file.parent if file.name == FILE else file
         raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(folder)!r}")
-    tensors, description, metadata = read_tensors("load", file, SIDECAR, VERSION)
+    tensors, description, metadata = read_tensors("load", file, SIDECAR, FORMAT, VERSION)
     if description is None:
         # So safetensors itself, and with it the Hugging Face hub, writes down tied weights.
         tied = {name: first for name, first in metadata.items() if name not in tensors and first in tensors}

@@ -69,13 +69,14 @@ def _with_digest(text: str, old: str, new: str) -> str:
 
 
 def read_tensors(
-    function: str, file: Path, key: str, version: int
+    function: str, file: Path, key: str, form: str, version: int
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
     """Tensors of a safetensors file, the description under ``key`` of its metadata if there is one, and the metadata.
 
     Raises:
         ValueError: no readable safetensors file; a description that is no JSON object, or of a version above ``version``;
-            content that is not what the digest in the description was made of.
+            content that is not what the digest in the description was made of; a description without a digest, or one of
+            format ``form`` under another key, as damage leaves them.
     """
     try:
         with safe_open(file, framework="pt") as content:
@@ -86,17 +87,36 @@ def read_tensors(
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         expected = "expected a readable safetensors file"
         raise ValueError(f"{function}: path: {expected}, got {str(file)!r} ({error})") from error
-    if key not in metadata:
-        return tensors, None, metadata
-    text = metadata[key]
     try:
-        description = _parsed(text, key, version)
-        found = description.get(DIGEST)
-        if found is not None and found != digest(_with_digest(text, str(found), ZEROS), tensors):
-            raise ValueError("expected the content that was saved, got a damaged one")
+        if key not in metadata:
+            _check_foreign(metadata, key, form)
+            return tensors, None, metadata
+        description = _parsed(metadata[key], key, version)
+        _check_digest(description, metadata[key], tensors)
     except ValueError as error:
         raise ValueError(f"{function}: path: {error} (in {str(file)!r})") from error
     return tensors, description, metadata
+
+
+def _check_digest(description: Mapping[str, Any], text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Only null switches the check off: were the key enough, one flipped bit in its name would do so too."""
+    if DIGEST not in description:
+        raise ValueError(f"expected a description with {DIGEST!r}, got a damaged one")
+    if (found := description[DIGEST]) is None:
+        return
+    if not (isinstance(found, str) and found) or found != digest(_with_digest(text, found, ZEROS), tensors):
+        raise ValueError("expected the content that was saved, got a damaged one")
+
+
+def _check_foreign(metadata: Mapping[str, str], key: str, form: str) -> None:
+    """Raise ValueError for a description of ours whose key is damaged; files of others describe themselves otherwise."""
+    for name, text in metadata.items():
+        try:
+            found = parse_json(text)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.get("format") == form:
+            raise ValueError(f"expected the description under {key!r}, got it under {name!r}: damaged")
 
 
 def _check_names(file: Path) -> None:
