@@ -58,12 +58,12 @@ class Workbench:
 
     def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
         if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("compare: device: expected a CUDA device, got none; see `sparsekit doctor`")
+            raise ValueError("device: expected a CUDA device, got none; see `sparsekit doctor`")
         self.recipe, self.out = recipe, Path(out)
         self.every, self.stop = every, Stop()
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root)
         if recipe.batch_size > len(data.y_train):
-            raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
+            raise ValueError(f"batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
         self.data = data.to(recipe.device)
         self._dense: dict[int, Dense] = {}
         self._warm = False
@@ -218,6 +218,4 @@ def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata: Mapping[str, str] = content.metadata() or {}
         return state, json.loads(metadata["row"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"compare: out: expected a dense checkpoint in {file}, got another ({error}); remove it"
-        ) from error
+        raise ValueError(f"out: expected a dense checkpoint in {file}, got another ({error}); remove it") from error

@@ -227,5 +227,11 @@ METHODS: dict[str, Method] = {
 def as_method(name: str) -> Method:
     """The method called ``name``; raises ValueError listing the known ones."""
     if name not in METHODS:
-        raise ValueError(f"compare: methods: expected some of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name]
+
+
+def check_method(name: str, recipe: Recipe) -> None:
+    """Raise ValueError for a method that is unknown, or that cannot prune what the recipe prunes together."""
+    if not as_method(name).structured and recipe.structure != "unstructured":
+        raise ValueError(f"structure: expected unstructured for {name}, got {recipe.structure!r}")

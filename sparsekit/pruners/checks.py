@@ -26,12 +26,14 @@ def checked_sparsity(function: str, sparsity: Any) -> float:
     return float(sparsity) if isinstance(sparsity, numbers.Rational) else float(str(sparsity))
 
 
-def checked_count(function: str, argument: str, value: Any, least: int = 1) -> int:
-    """``value`` if it is an int of at least ``least``, else an error that names function and argument."""
+def checked_count(function: str, argument: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """``value`` if it is an int of at least ``least`` and at most ``most``, else an error that names function and argument."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
     if value < least:
         raise ValueError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"{function}: {argument}: expected an int <= {most}, got {value!r}")
     return value
 
 

@@ -174,14 +174,14 @@ def test_a_dense_file_that_is_none_is_named(bench: Workbench, tmp_path: Path, ho
         save_file(load_file(file), file)
     else:
         file.write_bytes(file.read_bytes()[:100] if how == "cut" else b"not a checkpoint")
-    with pytest.raises(ValueError, match="compare: out: expected a dense checkpoint in .*, got another .*; remove it"):
+    with pytest.raises(ValueError, match="^out: expected a dense checkpoint in .*, got another .*; remove it"):
         Workbench(SMALL, tmp_path).dense(0)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"batch_size": 101}, "compare: batch_size: expected <= 100 images, got 101"),
+        ({"batch_size": 101}, "^batch_size: expected <= 100 images, got 101"),
         ({"network": "resnet99"}, "build_network: name: expected one of mlp, convnet"),
         ({"network": "timm:nothing"}, "build_network: name: expected a network of timm"),
         ({"skip": ("conv*",)}, r"sparsify: skip: expected globs that match a module, got 'conv\*'"),
@@ -196,7 +196,7 @@ def test_what_cannot_work_is_said_before_any_training(tmp_path: Path, change: di
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_cuda(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="compare: device: expected a CUDA device, got none; see `sparsekit doctor`"):
+    with pytest.raises(ValueError, match="^device: expected a CUDA device, got none; see `sparsekit doctor`"):
         Workbench(Recipe(**{**vars(SMALL), "device": "cuda"}), tmp_path)
 
 
