@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sparsekit.ops.replicas import bare
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.optimizer_state import check_optimizer_state
 from sparsekit.random_state import random_state, set_random_state
@@ -60,7 +61,7 @@ def save_checkpoint(
 
     Args:
         path: the file; a name ending in .safetensors tells other tools what it is. Missing folders are made.
-        model: masks are part of its state.
+        model: masks are part of its state; names are those without DistributedDataParallel and ``torch.compile``.
         pruner: holds its own optimizers.
         optimizer: one of your own.
         extra: anything with state_dict (a scheduler, a stateful data loader), or plain values: tensors, numbers,
@@ -140,7 +141,7 @@ def _given(function: str, model: Any, pruner: Any, optimizer: Any, extra: Mappin
     if "rng" in extra:
         raise ValueError(f"{function}: rng: expected another name, got that of the random numbers")
     kinds = {"model": nn.Module, "pruner": BasePruner, "optimizer": torch.optim.Optimizer}
-    named = {"model": model, "pruner": pruner, "optimizer": optimizer}
+    named = {"model": bare(model) if isinstance(model, nn.Module) else model, "pruner": pruner, "optimizer": optimizer}
     for name, kind in kinds.items():
         if not (named[name] is None or isinstance(named[name], kind)):
             raise TypeError(f"{function}: {name}: expected {kind.__name__}, got {type(named[name]).__name__}")

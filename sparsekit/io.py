@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Save a sparsified model into the directory ``path``, atomically; returns the directory.
 
     Args:
-        model: sparsified, alone or in DistributedDataParallel; every entry of its state_dict must be a tensor.
+        model: sparsified, compiled or not, alone or in DistributedDataParallel; every entry of its state_dict must be a tensor.
         path: directory, made if needed; an earlier checkpoint in it is replaced only once the new one is complete.
 
     Raises:

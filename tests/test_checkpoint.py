@@ -181,14 +181,18 @@ def test_part_of_it(file: Path) -> None:
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
 
 
 def saves(folder: Path, run: Run) -> list[Callable[[], Any]]:
-    return [lambda: sk.save_checkpoint(folder / "run.safetensors", **run.objects), lambda: sk.save(run.model, folder)]
+    return [
+        lambda: sk.save_checkpoint(folder / "run.safetensors", **run.objects),
+        lambda: sk.save(run.model, folder),
+        lambda: sk.export(run.model, folder / "plain.safetensors"),
+    ]
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["checkpoint", "model", "export"])
 def test_a_full_disk(tmp_path: Path, which: int) -> None:
     save = saves(tmp_path, Run())[which]
     save()
@@ -209,7 +213,7 @@ def test_a_full_disk(tmp_path: Path, which: int) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
-@pytest.mark.parametrize("where", ["mkstemp", "fsync", "replace", "save_file"])
+@pytest.mark.parametrize("where", ["mkdtemp", "fsync", "replace", "save_file"])
 def test_errors_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, where: str) -> None:
     saves(tmp_path, Run())[which]()
     before, change = listing(tmp_path), saves(tmp_path, Run(seed=1))[which]
@@ -219,7 +223,7 @@ def test_errors_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wh
             Path(args[1]).write_bytes(b"half")
         raise OSError(errno.EROFS, "Read-only file system")
 
-    owner: Any = {"mkstemp": tensor_file.tempfile, "save_file": tensor_file}.get(where, os)
+    owner: Any = {"mkdtemp": tensor_file.tempfile, "save_file": tensor_file}.get(where, os)
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, fail)
         with pytest.raises(OSError, match="Read-only"):
@@ -271,16 +275,52 @@ def test_a_read_only_folder() -> None:
     assert done.returncode == 0 and names == ["run", "model", "plain"], done
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import sparsekit as sk
+from sparsekit import tensor_file
+
+def half(tensors, target, metadata):
+    Path(target).with_name(".tmp123").write_bytes(b"half")  # safetensors has a temporary file of its own
+    Path(target).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+model = torch.nn.Linear(3, 2)
+sk.sparsify(model)
+tensor_file.save_file = half
+sk.save(model, sys.argv[1]) if sys.argv[2] == "model" else sk.save_checkpoint(sys.argv[1] + "/run.safetensors", a=1)
+"""
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path: Path, which: int) -> None:
+    save = saves(tmp_path, Run())[which]
+    save()
+    before = listing(tmp_path)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), ("checkpoint", "model")[which]]
+    assert subprocess.run(command, timeout=120, capture_output=True).returncode == -signal.SIGKILL
+    assert {name: listing(tmp_path)[name] for name in before} == before
+    assert len(listing(tmp_path)) == len(before) + 3
+    save()
+    assert set(listing(tmp_path)) == set(before)
+
+
 def test_what_a_killed_writer_leaves_is_removed_and_what_is_being_written_is_not(file: Path) -> None:
-    (file.parent / ".run.safetensors.abc.partial").write_bytes(b"half")
-    (file.parent / ".other.safetensors.abc.partial").write_bytes(b"half")
+    for name in (".run.safetensors.abc.partial", ".other.safetensors.abc.partial"):
+        (file.parent / name).mkdir()
+        (file.parent / name / "file").write_bytes(b"half")
 
     def write(target: str) -> None:
+        Path(target).write_bytes(b"half")
+        os.replace(target, f"{target}.tmp")  # as safetensors does, which would take a lock on the file along
         tensor_file.remove_partial(file)
-        assert Path(target).exists()
+        os.replace(f"{target}.tmp", target)
         Path(target).write_bytes(b"whole")
 
     tensor_file.replace_file(file, write)
+    assert file.read_bytes() == b"whole"
     assert sorted(p.name for p in file.parent.iterdir()) == [".other.safetensors.abc.partial", "run.safetensors"]
 
 
@@ -598,3 +638,28 @@ def test_an_error_of_a_later_object_undoes_the_earlier_ones(file: Path) -> None:
     with open(file, "rb"):
         sk.save_checkpoint(file, **Run().objects, scheduler={"a": 1})
     refused(lambda: sk.load_checkpoint(file, **run.objects, scheduler=Stubborn()), run, file)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("before, after", [(compiled, nn.Identity), (nn.Identity, compiled), (compiled, compiled)])
+def test_names_are_those_of_the_model_that_is_not_compiled(tmp_path: Path, before: Any, after: Any) -> None:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        sk.sparsify(model)
+        sk.set_masks(model, {n: sk.Mask.from_dense(torch.rand(m.shape) < 0.5) for n, m in sk.masks(model).items()})
+        return model
+
+    one, two, three = build(0), build(1), build(2)
+    wrap = {compiled: compiled, nn.Identity: lambda model: model}
+    x = torch.randn(5, 4)
+    given = wrap[before](one)
+    expected = given(x)
+    sk.save_checkpoint(tmp_path / "run.safetensors", model=given)
+    sk.load_checkpoint(tmp_path / "run.safetensors", model=wrap[after](two))
+    assert sk.load(wrap[after](three), sk.save(given, tmp_path / "model")) is not three or after is nn.Identity
+    assert torch.equal(two(x), expected) and torch.equal(three(x), expected)
+    assert set(load_file(tmp_path / "model" / "model.safetensors")) == set(one.state_dict())
