@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.data import Data, load_data
+from sparsekit.benchmarks.dense_file import read_dense, write_dense
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.methods import make_sgd
@@ -24,7 +22,6 @@ from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
 from sparsekit.benchmarks.training import OnStep, clock, ignore, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
-from sparsekit.tensor_file import remove_partial, replace_file
 
 ADOPTED = "adopted.safetensors"
 
@@ -153,11 +150,11 @@ class Workbench:
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
         if seed not in self._dense:
-            init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
+            network = self.network(seed)
+            init = {name: value.clone() for name, value in network.state_dict().items()}
             name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
             file = self.out / "dense" / f"{name}.safetensors"
-            remove_partial(file)
-            state, row = _read(file, self.recipe.device) if file.exists() else self._train_dense(seed, file, on_step)
+            state, row = read_dense(file, network) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
 
@@ -181,11 +178,13 @@ class Workbench:
 
     def keep_adopted(self, seed: int) -> None:
         """Store what was adopted, so that a run can go on whatever becomes of the file it came from."""
-        _write(self.out / "dense" / ADOPTED, self._dense[seed].state, self._dense[seed].row)
+        write_dense(self.out / "dense" / ADOPTED, self._dense[seed].state, self._dense[seed].row)
 
     def adopt_again(self, seed: int) -> None:
         """Adopt what ``keep_adopted`` stored. Raises ValueError if it is not there or damaged."""
-        self.adopt(seed, self.out / "dense" / ADOPTED)
+        network, file = self.network(seed), self.out / "dense" / ADOPTED
+        read_dense(file, network)
+        self.adopt(seed, file)
 
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch
@@ -200,22 +199,6 @@ class Workbench:
             "passes": steps,
         }
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        _write(file, state, row)
+        write_dense(file, state, row)
         keeper.remove()
         return state, row
-
-
-def _write(file: Path, state: Mapping[str, Tensor], row: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stored = {name: value.cpu().contiguous() for name, value in state.items()}
-    replace_file(file, lambda target: save_file(stored, target, metadata={"row": json.dumps(row)}))
-
-
-def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(file, framework="pt", device=device) as content:
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-            metadata: Mapping[str, str] = content.metadata() or {}
-        return state, json.loads(metadata["row"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"out: expected a dense checkpoint in {file}, got another ({error}); remove it") from error

@@ -78,10 +78,17 @@ def resume(
     """Go on with a run of prune that was interrupted or killed: on a CPU bit by bit as if nothing had happened."""
     with reported(KEPT.format(folder)):
         from sparsekit.benchmarks import compare as job
+        from sparsekit.benchmarks.run_folder import FILE as RUN
         from sparsekit.benchmarks.run_folder import RunFile
+        from sparsekit.io import FILE
 
         run = RunFile.read(folder)
         if run.row is not None:
+            if not (folder / FILE).is_file():
+                ways = f"remove {folder / RUN} and prune again"
+                raise ValueError(
+                    f"resume: folder: expected {FILE} of the finished run, got none in {str(folder)!r}; {ways}"
+                )
             if as_json:
                 print_json(run.row)
             else:

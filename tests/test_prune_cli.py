@@ -247,3 +247,13 @@ def test_structures_are_pruned_and_survive_an_interrupt(tmp_path: Path, monkeypa
         assert prune(cut, "oneshot", "--structure", "filter").exit_code == 130
     assert run("resume", str(cut)).exit_code == 0
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_whose_model_is_gone(tmp_path: Path) -> None:
+    assert prune(tmp_path, "oneshot").exit_code == 0
+    assert run("inspect", str(tmp_path), "--check").exit_code == 0
+    (tmp_path / "model.safetensors").unlink()
+    result = run("resume", str(tmp_path))
+    assert result.exit_code == 2 and "expected model.safetensors of the finished run, got none" in result.stderr
+    result = run("inspect", str(tmp_path), "--check")
+    assert result.exit_code == 1 and "model.safetensors is" in result.stdout
