@@ -105,7 +105,7 @@ def load_checkpoint(
     Args:
         path: the file.
         model: sparsified like the one saved.
-        pruner: made with the same arguments; its model is ``model``.
+        pruner: made with the same arguments; its model is ``model``, or holds or is part of it.
         optimizer: over the same parameters.
         rng: restore the random numbers too.
         extra: objects with load_state_dict, by the names that they were saved under.
@@ -118,6 +118,7 @@ def load_checkpoint(
             Everything is then as it was. TypeError: arguments of a wrong kind.
     """
     file = _checked_path("load_checkpoint", path)
+    _check_pair(model, pruner)
     given = _given("load_checkpoint", model, pruner, optimizer, extra)
     for name, value in given.items():
         if not isinstance(value, Stateful):
@@ -146,6 +147,15 @@ def _given(function: str, model: Any, pruner: Any, optimizer: Any, extra: Mappin
         if not (named[name] is None or isinstance(named[name], kind)):
             raise TypeError(f"{function}: {name}: expected {kind.__name__}, got {type(named[name]).__name__}")
     return {name: value for name, value in named.items() if value is not None} | dict(extra)
+
+
+def _check_pair(model: Any, pruner: Any) -> None:
+    """A pruner of another model would go on with its own, old weights."""
+    if not (isinstance(model, nn.Module) and isinstance(pruner, BasePruner)):
+        return
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for p in pruner.model.parameters()):
+        raise ValueError("load_checkpoint: pruner: expected a pruner of the model given, got one of another model")
 
 
 def _checked_path(function: str, path: Any) -> Path:

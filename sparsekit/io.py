@@ -47,7 +47,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     model = replicas.plain_network("save", model)
     if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
-    tensors, ties = _unshared(model.state_dict())
+    tensors, ties = unshared("save", model.state_dict())
     masks = current_masks(model)
     layers = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
     description = {"format": FORMAT, "version": VERSION, "sparsity": masks.sparsity}
@@ -60,15 +60,19 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _unshared(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors to store once each, and the names that repeat one of them (tied weights)."""
+def unshared(function: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors to store once each, on the CPU, and the names that repeat one of them (tied weights).
+
+    Raises:
+        ValueError: something is no tensor, or one without data; the error names ``function``.
+    """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
         if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
             kind = "a tensor without data" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"save: model: expected a state of tensors, got {kind} in {name!r}")
+            raise ValueError(f"{function}: model: expected a state of tensors, got {kind} in {name!r}")
         # With the strides: a square weight and its transpose share storage, shape and dtype, yet not their values.
         key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in first:

@@ -663,3 +663,36 @@ def test_names_are_those_of_the_model_that_is_not_compiled(tmp_path: Path, befor
     assert sk.load(wrap[after](three), sk.save(given, tmp_path / "model")) is not three or after is nn.Identity
     assert torch.equal(two(x), expected) and torch.equal(three(x), expected)
     assert set(load_file(tmp_path / "model" / "model.safetensors")) == set(one.state_dict())
+
+
+def test_a_pruner_of_another_model_is_refused(tmp_path: Path) -> None:
+    file, run, other = tmp_path / "run.safetensors", Run(), Run(seed=1)
+    sk.save_checkpoint(file, model=run.model, pruner=run.pruner)
+    before = copy.deepcopy(other.model.state_dict())
+    with pytest.raises(ValueError, match="pruner: expected a pruner of the model given, got one of another model"):
+        sk.load_checkpoint(file, model=other.model, pruner=run.pruner)
+    assert same(dict(before), dict(other.model.state_dict()))
+    # What holds the model, a training module say, is as good.
+    around = nn.ModuleDict({"inner": run.model})
+    sk.save_checkpoint(file, model=around, pruner=run.pruner)
+    sk.load_checkpoint(file, model=around, pruner=run.pruner)
+
+
+@pytest.mark.parametrize("name", ["schedule", "lower_curve", "upper_curve"])
+def test_a_run_with_another_schedule_is_refused(tmp_path: Path, name: str) -> None:
+    def build(**options: Any) -> tuple[nn.Module, sk.BiP]:
+        model = nn.Sequential(nn.Linear(4, 3))
+        sk.sparsify(model)
+        lower = torch.optim.SGD(model.parameters(), 0.1)
+        return model, sk.BiP(model, lambda m, x: m(x).sum(), 0.5, steps=4, lower=lower, **options)
+
+    one = sk.Cubic(0.0, 0.5, 0, 2) if name == "schedule" else "linear"
+    other = sk.Cubic(0.0, 0.5, 0, 3) if name == "schedule" else "constant"
+    model, pruner = build(**{name: one})
+    sk.save_checkpoint(tmp_path / "run", model=model, pruner=pruner)
+    model, pruner = build(**{name: one})
+    sk.load_checkpoint(tmp_path / "run", model=model, pruner=pruner)
+    for options in ({}, {name: other}):
+        model, pruner = build(**options)
+        with pytest.raises(ValueError, match=f"expected {name} "):
+            sk.load_checkpoint(tmp_path / "run", model=model, pruner=pruner)

@@ -30,7 +30,7 @@ from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
-from sparsekit.pruners.checks import check_tensors, checked_count
+from sparsekit.pruners.checks import check_tensors, checked_count, described
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
 from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
@@ -86,6 +86,7 @@ class BiP(BasePruner):
         self.gamma, self._upper_lr = float(gamma), float(upper_lr)
         self._check_lower(lower)
         self.lower = lower
+        self._functions = described(schedule=schedule, lower_curve=lower_curve, upper_curve=upper_curve)
         self.schedule = schedule or (lambda step: sparsity)
         self.scores = self._initial_scores()
         self.upper = torch.optim.SGD(
@@ -229,7 +230,7 @@ class BiP(BasePruner):
 
     def _config(self) -> dict[str, Any]:
         own = {"steps": self.steps, "gamma": self.gamma, "upper_lr": self._upper_lr, "options": asdict(self.options)}
-        return super()._config() | own
+        return super()._config() | own | self._functions
 
     def _check_state(self, where: str, state: Any) -> None:
         super()._check_state(where, state)

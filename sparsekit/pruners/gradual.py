@@ -13,7 +13,7 @@ from sparsekit.nn.masked import MaskedLayer
 from sparsekit.patterns import Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
-from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.checks import checked_count, checked_sparsity, described
 from sparsekit.schedules import Schedule, as_schedule
 
 
@@ -76,8 +76,8 @@ class Gradual(BasePruner):
         return {"target": torch.tensor(target, dtype=torch.float64), **moved}
 
     def _config(self) -> dict[str, Any]:
-        own = {"steps": self.steps, "every": self.every, "schedule": _described(self.schedule)}
-        return super()._config() | own
+        own = {"steps": self.steps, "every": self.every}
+        return super()._config() | own | described(schedule=self.schedule)
 
 
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -89,8 +89,3 @@ def _survivors(layer: MaskedLayer, single: bool) -> Tensor:
     weight = layer.masked_weight()
     # A kept weight may be exactly 0, which a pruned one must not tie with.
     return torch.where(layer.mask.dense(), weight.abs(), -1.0) if single else weight
-
-
-def _described(schedule: Schedule) -> str:
-    """Part of checkpoints: never an address."""
-    return repr(schedule) if hasattr(schedule, "final") else getattr(schedule, "__qualname__", type(schedule).__name__)
