@@ -127,7 +127,7 @@ def one_shot(start: Start) -> BasePruner:
 def dense(start: Start) -> BasePruner:
     """One phase more of dense training."""
     if start.sparsity:
-        raise ValueError(f"methods: dense: expected sparsity 0, got {start.sparsity}")
+        raise ValueError(f"method: dense: expected sparsity 0, got {start.sparsity}")
     return one_shot(start)
 
 

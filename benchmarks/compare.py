@@ -16,10 +16,11 @@ from sparsekit.benchmarks.chains import in_chains
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
-from sparsekit.benchmarks.methods import as_method
+from sparsekit.benchmarks.methods import check_method
 from sparsekit.benchmarks.one_run import Progress, Silent, head, keeper_of, run_model, total_steps
-from sparsekit.benchmarks.recipe import Recipe, RunConfig, as_json
+from sparsekit.benchmarks.recipe import MAX_SEEDS, Recipe, RunConfig, as_json
 from sparsekit.benchmarks.rows import Row, append_row, read_rows
+from sparsekit.pruners.checks import checked_count
 
 __all__ = ["Progress", "Silent", "Workbench", "compare", "grid", "run_model", "total_steps"]
 
@@ -33,12 +34,11 @@ def grid(methods: Iterable[str], sparsities: Iterable[float], seeds: int, recipe
     """
     names, levels = list(methods), list(sparsities)
     for name in names:
-        if not as_method(name).structured and recipe.structure != "unstructured":
-            expected = f"unstructured for {name}"
-            raise ValueError(f"compare: structure: expected {expected}, got {recipe.structure!r}")
+        check_method(name, recipe)
     if not names or not levels or seeds < 1:
         expected = "at least one method, one sparsity and one seed"
         raise ValueError(f"compare: expected {expected}, got {names}, {levels}, seeds={seeds}")
+    checked_count("compare", "seeds", seeds, most=MAX_SEEDS)
     runs = (RunConfig(m, s, seed, recipe) for seed in range(seeds) for s in levels for m in names)
     return list(dict.fromkeys(runs))  # a method or sparsity that is named twice runs once
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsekit.benchmarks.methods import as_method
-from sparsekit.benchmarks.recipe import Recipe, RunConfig
+from sparsekit.benchmarks.recipe import MAX_SEEDS, MAX_THREADS, Recipe, RunConfig
 from sparsekit.pruners.checks import checked_count
 
 _RECIPE = {field.name for field in fields(Recipe)}
@@ -157,7 +157,7 @@ def _out_of_range(key: str, value: Any) -> str | None:
         elif key in ("sparsity", "seed"):
             RunConfig("imp", **({"sparsity": 0.5, "seed": 0} | {key: value}))
         elif key in ("seeds", "threads"):
-            checked_count("config", key, value, 1)
+            checked_count("config", key, value, 1, MAX_SEEDS if key == "seeds" else MAX_THREADS)
         elif key in _RECIPE:
             Recipe(**{key: (value,) if key == "skip" else value})
     except (ValueError, TypeError) as error:

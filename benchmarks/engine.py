@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.data import Data, load_data
-from sparsekit.benchmarks.dense import Dense, read_dense, write_dense
+from sparsekit.benchmarks.dense_file import Dense, read_dense, write_dense
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter, flops_per_image
@@ -26,7 +26,6 @@ from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
 from sparsekit.benchmarks.training import LOSSES, OnStep, autocast, clock, ignore, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
-from sparsekit.tensor_file import remove_partial
 
 ADOPTED = "adopted.safetensors"
 
@@ -53,14 +52,14 @@ class Workbench:
 
     def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
         if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("compare: device: expected a CUDA device, got none; see `sparsekit doctor`")
+            raise ValueError("device: expected a CUDA device, got none; see `sparsekit doctor`")
         self.recipe, self.out = recipe, Path(out)
         self.every, self.stop = every, Stop()
         self.loss = LOSSES[recipe.precision]
         self.claims: Claims | None = None
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
         if recipe.batch_size > len(data.y_train):
-            raise ValueError(f"compare: batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
+            raise ValueError(f"batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
         self.data = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         self._dense: dict[int, Dense] = {}
         self._warm = False
@@ -165,14 +164,13 @@ class Workbench:
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
         if seed not in self._dense:
-            init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
+            network = self.network(seed)
+            init = {name: value.clone() for name, value in network.state_dict().items()}
             name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
             file = self.out / "dense" / f"{name}.safetensors"
             # Several processes need the same one: the first trains it, the others wait.
             with self.claims.waited_for(name, self.stop.look) if self.claims else nullcontext():
-                remove_partial(file)
-                have = file.exists()
-                state, row = read_dense(file, self.recipe.device) if have else self._train_dense(seed, file, on_step)
+                state, row = read_dense(file, network) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
 
@@ -201,7 +199,9 @@ class Workbench:
 
     def adopt_again(self, seed: int) -> None:
         """Adopt what ``keep_adopted`` stored. Raises ValueError if it is not there or damaged."""
-        self.adopt(seed, self.out / "dense" / ADOPTED)
+        network, file = self.network(seed), self.out / "dense" / ADOPTED
+        read_dense(file, network)
+        self.adopt(seed, file)
 
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch

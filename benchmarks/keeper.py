@@ -103,9 +103,7 @@ class Keeper:
             return {}
         values = load_checkpoint(self.file, rng=False)
         if values.pop("identity", None) != self._identity:
-            raise ValueError(
-                f"compare: out: expected the checkpoint of this run, got another in {self.file}; remove it"
-            )
+            raise ValueError(f"out: expected the checkpoint of this run, got another in {self.file}; remove it")
         return values
 
     def restore(

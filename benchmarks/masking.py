@@ -24,5 +24,5 @@ def sparsify_for(model: nn.Module, recipe: Recipe) -> None:
     layers = list(masked_layers(model).values())
     if len(layers) < 2:
         spared = "but the last" if recipe.structure == "filter" else "but the first"
-        raise ValueError(f"compare: structure: expected a layer to prune by {recipe.structure} {spared}, got none")
+        raise ValueError(f"structure: expected a layer to prune by {recipe.structure} {spared}, got none")
     finalize(layers[-1] if recipe.structure == "filter" else layers[0])

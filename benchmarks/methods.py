@@ -150,7 +150,11 @@ _TUNED: dict[str, Any] = {"passes": _phase_epochs(3), "steps": _phase_steps, "fi
 
 ABLATIONS: dict[str, Method] = {
     "bip-shuffled": Method(
-        bip(), **_TUNED, between=shuffled, summary="BiP, masks shuffled in every layer, then fine-tuning"
+        bip(),
+        **_TUNED,
+        between=shuffled,
+        structured=False,
+        summary="BiP, masks shuffled in every layer, then fine-tuning",
     ),
     "bip-reinit": Method(
         bip(), **_TUNED, between=reinitialised, summary="BiP, weights back to initialisation, then training"
@@ -191,5 +195,11 @@ def as_method(name: str) -> Method:
     """The method called ``name``, without regard to a budget; raises ValueError listing the known ones."""
     own, _ = split_name(name)
     if own not in METHODS:
-        raise ValueError(f"compare: methods: expected some of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[own]
+
+
+def check_method(name: str, recipe: Recipe) -> None:
+    """Raise ValueError for a method that is unknown, or that cannot prune what the recipe prunes together."""
+    if not as_method(name).structured and recipe.structure != "unstructured":
+        raise ValueError(f"structure: expected unstructured for {name}, got {recipe.structure!r}")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from sparsekit.benchmarks.chains import passed_at
-from sparsekit.benchmarks.dense import Dense
+from sparsekit.benchmarks.dense_file import Dense
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import Keeper, Watch

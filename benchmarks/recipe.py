@@ -12,12 +12,25 @@ from typing import Any
 
 from sparsekit.pruners.checks import checked_count, checked_sparsity
 
+# Smallest and largest values that make sense; far beyond, a run would not end, nor its plan fit into memory.
+_COUNTS: dict[str, tuple[int, int]] = {
+    "dense_epochs": (1, 10**5),
+    "epochs": (1, 10**5),
+    "budget_epochs": (0, 10**6),
+    "batch_size": (2, 10**7),
+    "ode_steps": (1, 10**6),
+    "ode_batch": (2, 10**7),
+    "limit": (1, 10**9),
+    "image_size": (1, 10**4),
+}
+_OPTIONAL = ("limit", "image_size")
+LARGEST_SEED, MAX_SEEDS, MAX_THREADS = 2**32 - 1, 10_000, 1024
 STRUCTURES = ("unstructured", "filter", "channel")
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
     "momentum": ("a number in (0, 1)", lambda x: 0 < x < 1),
     "weight_decay": ("a finite number >= 0", lambda x: 0 <= x < math.inf),
-    "imp_rate": ("a number in (0, 1)", lambda x: 0 < x < 1),
+    "imp_rate": ("a number in [0.001, 1)", lambda x: 0.001 <= x < 1),
     "upper_lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
     "gamma": ("a number > 0 or inf", lambda x: x > 0),
     "radius": ("a finite number >= 1", lambda x: 1 <= x < math.inf),
@@ -68,12 +81,9 @@ class Recipe:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, least in (("dense_epochs", 1), ("epochs", 1), ("batch_size", 2), ("ode_steps", 1), ("ode_batch", 2)):
-            checked_count("Recipe", name, getattr(self, name), least)
-        checked_count("Recipe", "budget_epochs", self.budget_epochs, 0)
-        for name in ("limit", "image_size"):
-            if getattr(self, name) is not None:
-                checked_count("Recipe", name, getattr(self, name))
+        for name, (least, most) in _COUNTS.items():
+            if name not in _OPTIONAL or getattr(self, name) is not None:
+                checked_count("Recipe", name, getattr(self, name), least, most)
         for name, (expected, fits) in _NUMBERS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
@@ -118,7 +128,7 @@ def split_name(name: str) -> tuple[str, float]:
     except ValueError:
         value = 0.0
     if not 1e-3 <= value <= 1e3:
-        raise ValueError(f"methods: expected NAME or NAME@FACTOR, a factor in [0.001, 1000], got {name!r}")
+        raise ValueError(f"method: expected NAME or NAME@FACTOR, a factor in [0.001, 1000], got {name!r}")
     return own, value
 
 
@@ -133,7 +143,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sparsity", checked_sparsity("RunConfig", self.sparsity))
-        checked_count("RunConfig", "seed", self.seed, 0)
+        checked_count("RunConfig", "seed", self.seed, 0, LARGEST_SEED)
 
     @property
     def own_recipe(self) -> Recipe:

@@ -122,6 +122,8 @@ def run_problems(run: Run) -> list[str]:
         # Of filters and channels the fraction of units is asked for.
         elif not _structured(row) and abs(row["result"]["sparsity"] - row["sparsity"]) > 0.01:
             problems.append(f"{name}: {row['result']['sparsity']:.4f} of the weights are removed")
+    if run.checkpoint is None and (run.path / RUN).is_file() and not run.unfinished:
+        problems.append(f"{run.path}: the run has finished, but its {FILE} is gone")
     if run.unfinished:
         problems.append(f"{run.unfinished.method} has not finished: go on with `sparsekit resume {run.path}`")
     return problems

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sparsekit.ops.replicas import bare
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.optimizer_state import check_optimizer_state
 from sparsekit.random_state import random_state, set_random_state
@@ -60,7 +61,7 @@ def save_checkpoint(
 
     Args:
         path: the file; a name ending in .safetensors tells other tools what it is. Missing folders are made.
-        model: masks are part of its state.
+        model: masks are part of its state; names are those without DistributedDataParallel and ``torch.compile``.
         pruner: holds its own optimizers.
         optimizer: one of your own.
         extra: anything with state_dict (a scheduler, a stateful data loader), or plain values: tensors, numbers,
@@ -104,7 +105,7 @@ def load_checkpoint(
     Args:
         path: the file.
         model: sparsified like the one saved.
-        pruner: made with the same arguments; its model is ``model``.
+        pruner: made with the same arguments; its model is ``model``, or holds or is part of it.
         optimizer: over the same parameters.
         rng: restore the random numbers too.
         extra: objects with load_state_dict, by the names that they were saved under.
@@ -117,6 +118,7 @@ def load_checkpoint(
             Everything is then as it was. TypeError: arguments of a wrong kind.
     """
     file = _checked_path("load_checkpoint", path)
+    _check_pair(model, pruner)
     given = _given("load_checkpoint", model, pruner, optimizer, extra)
     for name, value in given.items():
         if not isinstance(value, Stateful):
@@ -140,11 +142,20 @@ def _given(function: str, model: Any, pruner: Any, optimizer: Any, extra: Mappin
     if "rng" in extra:
         raise ValueError(f"{function}: rng: expected another name, got that of the random numbers")
     kinds = {"model": nn.Module, "pruner": BasePruner, "optimizer": torch.optim.Optimizer}
-    named = {"model": model, "pruner": pruner, "optimizer": optimizer}
+    named = {"model": bare(model) if isinstance(model, nn.Module) else model, "pruner": pruner, "optimizer": optimizer}
     for name, kind in kinds.items():
         if not (named[name] is None or isinstance(named[name], kind)):
             raise TypeError(f"{function}: {name}: expected {kind.__name__}, got {type(named[name]).__name__}")
     return {name: value for name, value in named.items() if value is not None} | dict(extra)
+
+
+def _check_pair(model: Any, pruner: Any) -> None:
+    """A pruner of another model would go on with its own, old weights."""
+    if not (isinstance(model, nn.Module) and isinstance(pruner, BasePruner)):
+        return
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for p in pruner.model.parameters()):
+        raise ValueError("load_checkpoint: pruner: expected a pruner of the model given, got one of another model")
 
 
 def _checked_path(function: str, path: Any) -> Path:
@@ -158,7 +169,7 @@ def _read(file: Path) -> dict[str, Any]:
     function = "load_checkpoint"
     if not file.is_file():
         raise ValueError(f"{function}: path: expected a checkpoint, got {str(file)!r}, which is no file")
-    tensors, description, _ = read_tensors(function, file, KEY, VERSION)
+    tensors, description, _ = read_tensors(function, file, KEY, FORMAT, VERSION)
     if description is None:
         raise ValueError(f"{function}: path: expected a file of save_checkpoint, got {str(file)!r} without {KEY!r}")
     try:

@@ -20,6 +20,7 @@ from sparsekit.recipe_cli import (
     Limit,
     NetworkName,
     Root,
+    Structure,
     Threads,
     parsed_list,
     recipe_of,
@@ -49,12 +50,7 @@ def compare(
     imp_rate: Annotated[float | None, typer.Option(help="IMP: fraction of the rest removed per round.")] = None,
     budget_epochs: Annotated[int | None, typer.Option(help="imp-budget: retraining epochs over all rounds.")] = None,
     skip: Annotated[str, typer.Option(help="Comma-separated globs of layers never pruned.")] = "",
-    structure: Annotated[
-        str | None,
-        typer.Option(
-            help="unstructured; filter (spares the last layer) or channel (spares the first), layer by layer."
-        ),
-    ] = None,
+    structure: Structure = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Folder for rows, report and dense networks.")] = Path("runs/compare"),

@@ -33,6 +33,8 @@ def diff(
         files = [run.checkpoint for run in runs]
         masks = diff_masks(files[0], files[1]) if files[0] and files[1] else None
         rows = diff_runs(*runs) if all(run.finished for run in runs) else None
+        if masks is None and rows is None and not (files[0] or runs[0].finished):
+            raise ValueError(f"diff: a: expected masks or finished rows, got an unfinished run in {str(a)!r}")
         if masks is None and (rows is None or not rows.pairs):
             raise ValueError(f"diff: b: expected rows of a method that a has, or masks in both, got {str(b)!r}")
         same = _identical(masks, rows)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sparsekit.io import unshared
 from sparsekit.model_card import config_text, model_card
 from sparsekit.nn import dense_state_dict, finalize, masked_layers
 from sparsekit.ops.masks import choose
@@ -170,9 +171,14 @@ def _flat(output: Any) -> list[Tensor]:
 
 
 def _tensors(plain: nn.Module, file: str | Path) -> None:
-    """Every name with a tensor of its own, tied ones too, so that a strict load finds them all; then read it back."""
+    """Every name with a tensor of its own, tied ones too, so that a strict load finds them all."""
     state = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in _state(plain).items()}
-    save_file(state, file, metadata={"format": "pt"})
+    _written(state, file, {"format": "pt"})
+
+
+def _written(state: dict[str, Tensor], file: str | Path, metadata: dict[str, str]) -> None:
+    """Write the tensors, then read them back."""
+    save_file(state, file, metadata=metadata)
     read = load_file(file)
     if read.keys() != state.keys() or not all(read[k].equal(x) or bool(x.isnan().any()) for k, x in state.items()):
         raise RuntimeError("export: safetensors: expected the values written, got others when reading them back")
@@ -235,6 +241,8 @@ def _hub(
     texts = {"config.json": config_text(model, config), "README.md": model_card(model, config, results)}
     for name, text in texts.items():
         replace_file(folder / name, lambda file, text=text: Path(file).write_text(text, encoding="utf-8"))
-    replace_file(folder / "model.safetensors", lambda file: _tensors(plain, file))
+    tensors, ties = unshared("export", _state(plain))
+    # Tied weights once each, as the hub's loaders have it; their other names are metadata.
+    replace_file(folder / "model.safetensors", lambda file: _written(tensors, file, {"format": "pt", **ties}))
     total = sum((folder / name).stat().st_size for name in (*texts, "model.safetensors"))
     return ExportReport(str(folder), "hub", total, None, ())

@@ -29,7 +29,7 @@ from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
 from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
 
-FILE, SIDECAR, VERSION = "model.safetensors", "sparsity.json", 1
+FILE, SIDECAR, FORMAT, VERSION = "model.safetensors", "sparsity.json", "sparsekit", 1
 MASK_SOURCES = ("stored", "dense", "infer")
 
 
@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Save a sparsified model into the directory ``path``, atomically; returns the directory.
 
     Args:
-        model: sparsified, alone or in DistributedDataParallel; every entry of its state_dict must be a tensor.
+        model: sparsified, compiled or not, alone or in DistributedDataParallel; every entry of its state_dict must be a tensor.
         path: directory, made if needed; an earlier checkpoint in it is replaced only once the new one is complete.
 
     Raises:
@@ -47,10 +47,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     model = replicas.plain_network("save", model)
     if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
-    tensors, ties = _unshared(model.state_dict())
+    tensors, ties = unshared("save", model.state_dict())
     masks = current_masks(model)
     layers = {name: {"shape": list(mask.shape), "kept": mask.count()} for name, mask in masks.items()}
-    description = {"format": "sparsekit", "version": VERSION, "sparsity": masks.sparsity}
+    description = {"format": FORMAT, "version": VERSION, "sparsity": masks.sparsity}
     description["mask_hash"] = masks.hash()
     description |= {"layers": layers, "ties": ties}
     folder = Path(path)
@@ -60,15 +60,19 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _unshared(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors to store once each, and the names that repeat one of them (tied weights)."""
+def unshared(function: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors to store once each, on the CPU, and the names that repeat one of them (tied weights).
+
+    Raises:
+        ValueError: something is no tensor, or one without data; the error names ``function``.
+    """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
         if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
             kind = "a tensor without data" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"save: model: expected a state of tensors, got {kind} in {name!r}")
+            raise ValueError(f"{function}: model: expected a state of tensors, got {kind} in {name!r}")
         # With the strides: a square weight and its transpose share storage, shape and dtype, yet not their values.
         key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in first:
@@ -92,7 +96,7 @@ def read_saved(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not file.is_file():
         folder = file.parent if file.name == FILE else file
         raise ValueError(f"load: path: expected a directory with {FILE} or a safetensors file, got {str(folder)!r}")
-    tensors, description, metadata = read_tensors("load", file, SIDECAR, VERSION)
+    tensors, description, metadata = read_tensors("load", file, SIDECAR, FORMAT, VERSION)
     if description is None:
         # So safetensors itself, and with it the Hugging Face hub, writes down tied weights.
         tied = {name: first for name, first in metadata.items() if name not in tensors and first in tensors}

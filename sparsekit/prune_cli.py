@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sparsekit.console import ERR, OUT, Json, reported
+from sparsekit.console import ERR, OUT, Json, print_json, reported
 from sparsekit.recipe_cli import (
     BatchSize,
     Data,
@@ -19,6 +18,7 @@ from sparsekit.recipe_cli import (
     Limit,
     NetworkName,
     Root,
+    Structure,
     Threads,
     recipe_of,
     set_threads,
@@ -43,6 +43,7 @@ def prune(
     dense_epochs: DenseEpochs = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    structure: Structure = None,
     device: Device = None,
     threads: Threads = None,
     root: Root = Path(".data"),
@@ -52,12 +53,12 @@ def prune(
     """Prune one network with one method and save it; interrupted, it goes on with the same command or with resume."""
     with reported(KEPT.format(out)):
         from sparsekit.benchmarks import compare as job
-        from sparsekit.benchmarks.methods import as_method
+        from sparsekit.benchmarks.methods import check_method
         from sparsekit.benchmarks.recipe import RunConfig
         from sparsekit.benchmarks.run_folder import RunFile, check_free, digest_of
 
         config = RunConfig(method, sparsity, seed, recipe_of(context.params))
-        as_method(method)
+        check_method(method, config.recipe)
         bench = job.Workbench(config.recipe, out, root, _checked(checkpoint_every))
         if weights is not None:
             bench.adopt(seed, weights)
@@ -77,12 +78,19 @@ def resume(
     """Go on with a run of prune that was interrupted or killed: on a CPU bit by bit as if nothing had happened."""
     with reported(KEPT.format(folder)):
         from sparsekit.benchmarks import compare as job
+        from sparsekit.benchmarks.run_folder import FILE as RUN
         from sparsekit.benchmarks.run_folder import RunFile
+        from sparsekit.io import FILE
 
         run = RunFile.read(folder)
         if run.row is not None:
+            if not (folder / FILE).is_file():
+                ways = f"remove {folder / RUN} and prune again"
+                raise ValueError(
+                    f"resume: folder: expected {FILE} of the finished run, got none in {str(folder)!r}; {ways}"
+                )
             if as_json:
-                print(json.dumps(run.row, indent=2))
+                print_json(run.row)
             else:
                 OUT.print(f"finished: {folder}", highlight=False, soft_wrap=True)
             return
@@ -114,7 +122,7 @@ def _finish(run: Any, bench: Any, out: Path, as_json: bool) -> None:
     replace(run, row=row).write(out)
     keeper_of(run.config, bench).remove()
     if as_json:
-        print(json.dumps(row, indent=2))
+        print_json(row)
         return
     OUT.print(summary(model), highlight=False)
     OUT.print(f"test accuracy {row['result']['test_accuracy']:.2%} (dense {row['dense']['test_accuracy']:.2%})")

@@ -20,6 +20,10 @@ Limit = Annotated[int | None, typer.Option(help="At most this many images of eac
 Epochs = Annotated[int | None, typer.Option(help="Epochs of one retraining phase.")]
 DenseEpochs = Annotated[int | None, typer.Option(help="Epochs of the dense training that all methods start from.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
+Structure = Annotated[
+    str | None,
+    typer.Option(help="unstructured; filter (spares the last layer) or channel (spares the first), layer by layer."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
 Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]
@@ -47,11 +51,14 @@ def recipe_of(options: dict[str, Any]) -> Any:
 
 
 def set_threads(threads: int | None, data: str) -> None:
-    """Threads of torch; by default one for data whose networks are tiny. Raises ValueError for none at all."""
+    """Threads of torch; by default one for data whose networks are tiny. Raises ValueError for none, or for too many."""
     import torch
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads: expected an int >= 1, got {threads}")
+    from sparsekit.benchmarks.recipe import MAX_THREADS
+
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        bound = ">= 1" if threads < 1 else f"<= {MAX_THREADS}"
+        raise ValueError(f"--threads: expected an int {bound}, got {threads}")
     # Handing out work on 8x8 images costs more than the work itself.
     chosen = threads or (1 if data == "digits" else None)
     if chosen:

@@ -7,11 +7,12 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,7 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], key: str, description:
     text = json.dumps({**description, DIGEST: ZEROS}, allow_nan=False)
     text = _with_digest(text, ZEROS, digest(text, tensors))
 
-    def write(target: str) -> None:
-        try:
-            save_file(tensors, target, metadata={key: text})
-        except SafetensorError as error:
-            raise OSError(f"{file}: expected a file that can be written, got {error}") from error
-
-    replace_file(file, write)
+    replace_file(file, lambda target: save_file(tensors, target, metadata={key: text}))
     return text
 
 
@@ -69,13 +64,14 @@ def _with_digest(text: str, old: str, new: str) -> str:
 
 
 def read_tensors(
-    function: str, file: Path, key: str, version: int
+    function: str, file: Path, key: str, form: str, version: int
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
     """Tensors of a safetensors file, the description under ``key`` of its metadata if there is one, and the metadata.
 
     Raises:
         ValueError: no readable safetensors file; a description that is no JSON object, or of a version above ``version``;
-            content that is not what the digest in the description was made of.
+            content that is not what the digest in the description was made of; a description without a digest, or one of
+            format ``form`` under another key, as damage leaves them.
     """
     try:
         with safe_open(file, framework="pt") as content:
@@ -86,17 +82,36 @@ def read_tensors(
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         expected = "expected a readable safetensors file"
         raise ValueError(f"{function}: path: {expected}, got {str(file)!r} ({error})") from error
-    if key not in metadata:
-        return tensors, None, metadata
-    text = metadata[key]
     try:
-        description = _parsed(text, key, version)
-        found = description.get(DIGEST)
-        if found is not None and found != digest(_with_digest(text, str(found), ZEROS), tensors):
-            raise ValueError("expected the content that was saved, got a damaged one")
+        if key not in metadata:
+            _check_foreign(metadata, key, form)
+            return tensors, None, metadata
+        description = _parsed(metadata[key], key, version)
+        _check_digest(description, metadata[key], tensors)
     except ValueError as error:
         raise ValueError(f"{function}: path: {error} (in {str(file)!r})") from error
     return tensors, description, metadata
+
+
+def _check_digest(description: Mapping[str, Any], text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Only null switches the check off: were the key enough, one flipped bit in its name would do so too."""
+    if DIGEST not in description:
+        raise ValueError(f"expected a description with {DIGEST!r}, got a damaged one")
+    if (found := description[DIGEST]) is None:
+        return
+    if not (isinstance(found, str) and found) or found != digest(_with_digest(text, found, ZEROS), tensors):
+        raise ValueError("expected the content that was saved, got a damaged one")
+
+
+def _check_foreign(metadata: Mapping[str, str], key: str, form: str) -> None:
+    """Raise ValueError for a description of ours whose key is damaged; files of others describe themselves otherwise."""
+    for name, text in metadata.items():
+        try:
+            found = parse_json(text)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.get("format") == form:
+            raise ValueError(f"expected the description under {key!r}, got it under {name!r}: damaged")
 
 
 def _check_names(file: Path) -> None:
@@ -120,21 +135,53 @@ def _parsed(text: str, key: str, version: int) -> dict[str, Any]:
 
 
 def replace_file(target: Path, write: Callable[[str], Any]) -> None:
-    """Write a file next to ``target``, then rename it over: readers see the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
-    try:
-        _locked(handle)
-        write(temporary)
+    """Write a file next to ``target``, then rename it over: readers see the old one or the new one, never a part.
+
+    What killed processes left of earlier attempts is removed.
+
+    Raises:
+        OSError: it cannot be written; ``target`` is as it was.
+    """
+    remove_partial(target)
+    with _locked_folder(target) as folder:
+        temporary = folder / target.name
+        try:
+            write(str(temporary))
+        except SafetensorError as error:
+            raise OSError(f"{target}: expected a file that can be written, got {error}") from error
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, _permissions(target))
         os.replace(temporary, target)
         _sync_folder(target.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    finally:
+
+
+@contextmanager
+def _locked_folder(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` that is locked while in use, then removed with all that is in it.
+
+    A folder, as what writes may replace a file, and with it a lock on that file, or have a temporary one of its own.
+    """
+    folder, handle = _new_folder(target)
+    while not folder.exists():  # taken for a stray before it was locked
         os.close(handle)
+        folder, handle = _new_folder(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def _new_folder(target: Path) -> tuple[Path, int]:
+    """A folder and its open, locked handle; -1 where folders cannot be opened."""
+    folder = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
+    if sys.platform == "win32":
+        return Path(folder), -1
+    handle = os.open(folder, os.O_RDONLY)
+    _locked(handle, wait=True)
+    return Path(folder), handle
 
 
 def _sync_folder(folder: Path) -> None:
@@ -147,12 +194,12 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _locked(handle: int) -> bool:
+def _locked(handle: int, wait: bool = False) -> bool:
     """Lock an open file unless another process has; the lock ends with the process. False where locks do not exist."""
     if sys.platform == "win32":
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
@@ -160,10 +207,14 @@ def _locked(handle: int) -> bool:
 
 def remove_partial(target: Path) -> None:
     """Remove what processes killed while they wrote ``target`` have left, and nothing that is being written."""
+    if sys.platform == "win32":
+        return
     for stray in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
-        with suppress(FileNotFoundError), open(stray, "rb") as file:
-            if _locked(file.fileno()):
-                stray.unlink(missing_ok=True)
+        with suppress(OSError):  # gone by now, or of another user
+            handle = os.open(stray, os.O_RDONLY)
+            if _locked(handle):
+                shutil.rmtree(stray, ignore_errors=True)
+            os.close(handle)
 
 
 def _permissions(target: Path) -> int:

@@ -631,7 +631,7 @@ def enter(context: Any, model: Any) -> None:
 
 NO_MODULE = "prepared_weights: model: expected a torch.nn.Module, got int"
 case("prepared_weights", "no module", T, NO_MODULE, enter, sk.prepared_weights, 3)
-case("captured", "no BiP", T, "captured: pruner: expected a BiP, got Linear", sk.captured, nn.Linear(2, 2))
+case("captured", "no pruner", T, "captured: pruner: expected one that trains, got Linear", sk.captured, nn.Linear(2, 2))
 for what, error, text, model in (
     ("no module", T, "expected a torch.nn.Module, got NoneType", None),
     ("no masks", V, "expected masked Conv2d layers, got none; call sparsify first", nn.Linear(2, 2)),

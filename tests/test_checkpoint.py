@@ -12,8 +12,10 @@ import pickle
 import random
 import resource
 import signal
-import stat
 import struct
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -179,14 +181,18 @@ def test_part_of_it(file: Path) -> None:
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
 
 
 def saves(folder: Path, run: Run) -> list[Callable[[], Any]]:
-    return [lambda: sk.save_checkpoint(folder / "run.safetensors", **run.objects), lambda: sk.save(run.model, folder)]
+    return [
+        lambda: sk.save_checkpoint(folder / "run.safetensors", **run.objects),
+        lambda: sk.save(run.model, folder),
+        lambda: sk.export(run.model, folder / "plain.safetensors"),
+    ]
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["checkpoint", "model", "export"])
 def test_a_full_disk(tmp_path: Path, which: int) -> None:
     save = saves(tmp_path, Run())[which]
     save()
@@ -207,7 +213,7 @@ def test_a_full_disk(tmp_path: Path, which: int) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
-@pytest.mark.parametrize("where", ["mkstemp", "fsync", "replace", "save_file"])
+@pytest.mark.parametrize("where", ["mkdtemp", "fsync", "replace", "save_file"])
 def test_errors_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, where: str) -> None:
     saves(tmp_path, Run())[which]()
     before, change = listing(tmp_path), saves(tmp_path, Run(seed=1))[which]
@@ -217,7 +223,7 @@ def test_errors_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wh
             Path(args[1]).write_bytes(b"half")
         raise OSError(errno.EROFS, "Read-only file system")
 
-    owner: Any = {"mkstemp": tensor_file.tempfile, "save_file": tensor_file}.get(where, os)
+    owner: Any = {"mkdtemp": tensor_file.tempfile, "save_file": tensor_file}.get(where, os)
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, fail)
         with pytest.raises(OSError, match="Read-only"):
@@ -225,28 +231,96 @@ def test_errors_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wh
     assert listing(tmp_path) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_folder(file: Path) -> None:
-    before = listing(file.parent)
-    file.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
+READ_ONLY = """
+import os, sys
+import torch
+import sparsekit as sk
+
+folder = sys.argv[1]
+model = torch.nn.Linear(3, 2)
+sk.sparsify(model)
+works = [
+    lambda: sk.save_checkpoint(f"{folder}/run.safetensors", model=model),
+    lambda: sk.save(model, folder),
+    lambda: sk.export(model, f"{folder}/plain.safetensors"),
+]
+for work in works:
+    work()
+before = {entry.name: open(entry, "rb").read() for entry in os.scandir(folder)}
+os.chmod(folder, 0o555)
+if os.geteuid() == 0:  # nothing is read-only to root
+    os.setgid(65534)
+    os.setuid(65534)
+with torch.no_grad():
+    model.bias.add_(1)
+for work in works:
     try:
-        with pytest.raises(OSError, match="ermission"):
-            sk.save_checkpoint(file, **Run(seed=1).objects)
-    finally:
-        file.parent.chmod(stat.S_IRWXU)
-    assert listing(file.parent) == before
+        work()
+    except PermissionError as error:
+        print(error.filename)
+assert before == {entry.name: open(entry, "rb").read() for entry in os.scandir(folder)}
+"""
+
+
+def test_a_read_only_folder() -> None:
+    # Not under tmp_path, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        try:
+            command = [sys.executable, "-c", READ_ONLY, folder]
+            done = subprocess.run(command, timeout=120, capture_output=True, text=True)
+        finally:
+            Path(folder).chmod(0o755)
+    names = [line.removeprefix(f"{folder}/.").split(".")[0] for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and names == ["run", "model", "plain"], done
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import sparsekit as sk
+from sparsekit import tensor_file
+
+def half(tensors, target, metadata):
+    Path(target).with_name(".tmp123").write_bytes(b"half")  # safetensors has a temporary file of its own
+    Path(target).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+model = torch.nn.Linear(3, 2)
+sk.sparsify(model)
+tensor_file.save_file = half
+sk.save(model, sys.argv[1]) if sys.argv[2] == "model" else sk.save_checkpoint(sys.argv[1] + "/run.safetensors", a=1)
+"""
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["checkpoint", "model"])
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path: Path, which: int) -> None:
+    save = saves(tmp_path, Run())[which]
+    save()
+    before = listing(tmp_path)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), ("checkpoint", "model")[which]]
+    assert subprocess.run(command, timeout=120, capture_output=True).returncode == -signal.SIGKILL
+    assert {name: listing(tmp_path)[name] for name in before} == before
+    assert len(listing(tmp_path)) == len(before) + 3
+    save()
+    assert set(listing(tmp_path)) == set(before)
 
 
 def test_what_a_killed_writer_leaves_is_removed_and_what_is_being_written_is_not(file: Path) -> None:
-    (file.parent / ".run.safetensors.abc.partial").write_bytes(b"half")
-    (file.parent / ".other.safetensors.abc.partial").write_bytes(b"half")
+    for name in (".run.safetensors.abc.partial", ".other.safetensors.abc.partial"):
+        (file.parent / name).mkdir()
+        (file.parent / name / "file").write_bytes(b"half")
 
     def write(target: str) -> None:
+        Path(target).write_bytes(b"half")
+        os.replace(target, f"{target}.tmp")  # as safetensors does, which would take a lock on the file along
         tensor_file.remove_partial(file)
-        assert Path(target).exists()
+        os.replace(f"{target}.tmp", target)
         Path(target).write_bytes(b"whole")
 
     tensor_file.replace_file(file, write)
+    assert file.read_bytes() == b"whole"
     assert sorted(p.name for p in file.parent.iterdir()) == [".other.safetensors.abc.partial", "run.safetensors"]
 
 
@@ -324,13 +398,13 @@ def raw(file: Path) -> dict[str, bytes]:
 
 
 def describe(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """A file whose description is changed and has no digest, as a forger would leave it out."""
+    """A file whose description is changed and has no digest, as a forger would have it."""
 
     def edit(file: Path) -> None:
         with safe_open(file, framework="pt") as content:
             key = KEY if KEY in content.metadata() else "sparsity.json"
             description = json.loads(content.metadata()[key])
-        description.pop("sha256")
+        description["sha256"] = None
         found = change(description)
         text = found if isinstance(found, str) else json.dumps(description if found is None else found)
         save_file(load_file(file), file, metadata={key: text})
@@ -355,7 +429,7 @@ def metadata(file: Path) -> dict[str, str]:
         found = content.metadata()
     for key, text in found.items():
         description = json.loads(text)
-        description.pop("sha256", None)
+        description["sha256"] = None
         found[key] = json.dumps(description)
     return found
 
@@ -564,3 +638,61 @@ def test_an_error_of_a_later_object_undoes_the_earlier_ones(file: Path) -> None:
     with open(file, "rb"):
         sk.save_checkpoint(file, **Run().objects, scheduler={"a": 1})
     refused(lambda: sk.load_checkpoint(file, **run.objects, scheduler=Stubborn()), run, file)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("before, after", [(compiled, nn.Identity), (nn.Identity, compiled), (compiled, compiled)])
+def test_names_are_those_of_the_model_that_is_not_compiled(tmp_path: Path, before: Any, after: Any) -> None:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        sk.sparsify(model)
+        sk.set_masks(model, {n: sk.Mask.from_dense(torch.rand(m.shape) < 0.5) for n, m in sk.masks(model).items()})
+        return model
+
+    one, two, three = build(0), build(1), build(2)
+    wrap = {compiled: compiled, nn.Identity: lambda model: model}
+    x = torch.randn(5, 4)
+    given = wrap[before](one)
+    expected = given(x)
+    sk.save_checkpoint(tmp_path / "run.safetensors", model=given)
+    sk.load_checkpoint(tmp_path / "run.safetensors", model=wrap[after](two))
+    assert sk.load(wrap[after](three), sk.save(given, tmp_path / "model")) is not three or after is nn.Identity
+    assert torch.equal(two(x), expected) and torch.equal(three(x), expected)
+    assert set(load_file(tmp_path / "model" / "model.safetensors")) == set(one.state_dict())
+
+
+def test_a_pruner_of_another_model_is_refused(tmp_path: Path) -> None:
+    file, run, other = tmp_path / "run.safetensors", Run(), Run(seed=1)
+    sk.save_checkpoint(file, model=run.model, pruner=run.pruner)
+    before = copy.deepcopy(other.model.state_dict())
+    with pytest.raises(ValueError, match="pruner: expected a pruner of the model given, got one of another model"):
+        sk.load_checkpoint(file, model=other.model, pruner=run.pruner)
+    assert same(dict(before), dict(other.model.state_dict()))
+    # What holds the model, a training module say, is as good.
+    around = nn.ModuleDict({"inner": run.model})
+    sk.save_checkpoint(file, model=around, pruner=run.pruner)
+    sk.load_checkpoint(file, model=around, pruner=run.pruner)
+
+
+@pytest.mark.parametrize("name", ["schedule", "lower_curve", "upper_curve"])
+def test_a_run_with_another_schedule_is_refused(tmp_path: Path, name: str) -> None:
+    def build(**options: Any) -> tuple[nn.Module, sk.BiP]:
+        model = nn.Sequential(nn.Linear(4, 3))
+        sk.sparsify(model)
+        lower = torch.optim.SGD(model.parameters(), 0.1)
+        return model, sk.BiP(model, lambda m, x: m(x).sum(), 0.5, steps=4, lower=lower, **options)
+
+    one = sk.Cubic(0.0, 0.5, 0, 2) if name == "schedule" else "linear"
+    other = sk.Cubic(0.0, 0.5, 0, 3) if name == "schedule" else "constant"
+    model, pruner = build(**{name: one})
+    sk.save_checkpoint(tmp_path / "run", model=model, pruner=pruner)
+    model, pruner = build(**{name: one})
+    sk.load_checkpoint(tmp_path / "run", model=model, pruner=pruner)
+    for options in ({}, {name: other}):
+        model, pruner = build(**options)
+        with pytest.raises(ValueError, match=f"expected {name} "):
+            sk.load_checkpoint(tmp_path / "run", model=model, pruner=pruner)

@@ -251,7 +251,7 @@ BAD = [
     bad("--sparsity nan", "RunConfig: sparsity: expected a number in [0, 1), got nan"),
     bad("--sparsity 0.5,high", "--sparsity: expected comma-separated float values, got '0.5,high'"),
     bad("--sparsity ,", "compare: expected at least one method, one sparsity and one seed"),
-    bad("--methods imp,magic", "compare: methods: expected some of imp,"),
+    bad("--methods imp,magic", "error: method: expected one of imp,"),
     bad("--methods ,", "compare: expected at least one method, one sparsity and one seed"),
     bad("--seeds 0", "compare: expected at least one method, one sparsity and one seed"),
     bad("--seeds -1", "compare: expected at least one method, one sparsity and one seed"),
@@ -262,7 +262,7 @@ BAD = [
     bad("--data imagenet", "load_data: name: expected digits, cifar10, cifar100 or a folder of images, got 'imagenet'"),
     bad("--data cifar10 --root /nowhere", "load_data: root: expected the files of CIFAR10 under /nowhere"),
     bad("--limit 0", "Recipe: limit: expected an int >= 1, got 0"),
-    bad("--limit 64 --batch-size 65", "compare: batch_size: expected <= 64 images, got 65"),
+    bad("--limit 64 --batch-size 65", "error: batch_size: expected <= 64 images, got 65"),
     bad("--batch-size 1", "Recipe: batch_size: expected an int >= 2, got 1"),
     bad("--epochs 0", "Recipe: epochs: expected an int >= 1, got 0"),
     bad("--dense-epochs 0", "Recipe: dense_epochs: expected an int >= 1, got 0"),
@@ -275,7 +275,22 @@ BAD = [
     bad("--ode-steps 0", "Recipe: ode_steps: expected an int >= 1, got 0"),
     bad("--ode-batch 1", "Recipe: ode_batch: expected an int >= 2, got 1"),
     bad("--radius 0.5", "Recipe: radius: expected a finite number >= 1, got 0.5"),
-    bad("--imp-rate 1", "Recipe: imp_rate: expected a number in (0, 1), got 1.0"),
+    bad("--imp-rate 1", "Recipe: imp_rate: expected a number in [0.001, 1), got 1.0"),
+    bad("--imp-rate 1e-9", "Recipe: imp_rate: expected a number in [0.001, 1), got 1e-09"),
+    *(
+        bad(f"--{name} {10**20}", f"{name.replace('-', '_')}: expected an int <= {most}, got {10**20}")
+        for name, most in [
+            ("dense-epochs", 10**5),
+            ("epochs", 10**5),
+            ("budget-epochs", 10**6),
+            ("batch-size", 10**7),
+            ("ode-steps", 10**6),
+            ("ode-batch", 10**7),
+            ("limit", 10**9),
+            ("seeds", 10**4),
+            ("threads", 1024),
+        ]
+    ),
     bad("--budget-epochs -1", "Recipe: budget_epochs: expected an int >= 0, got -1"),
     bad("--skip conv*", "sparsify: skip: expected globs that match a module, got 'conv*'"),
     bad("--skip *", "sparsify: model: expected at least one layer to mask, got none"),
@@ -284,11 +299,11 @@ BAD = [
     bad("--structure block", "Recipe: structure: expected one of unstructured, filter, channel, got 'block'"),
     bad(
         "--structure filter --methods imp,bip-released",
-        "structure: expected unstructured for bip-released, got 'filter'",
+        "error: structure: expected unstructured for bip-released, got 'filter'",
     ),
     bad(
         "--structure channel --skip 1,3",
-        "compare: structure: expected a layer to prune by channel but the first, got none",
+        "error: structure: expected a layer to prune by channel but the first, got none",
     ),
 ]
 
@@ -310,7 +325,7 @@ def test_bad_options_of_compare(tmp_path: Path, options: list[str], message: str
 @pytest.mark.parametrize("command", ["compare", "prune"])
 def test_cuda_without_cuda(tmp_path: Path, command: str) -> None:
     result = run(command, "--network", "mlp", "--device", "cuda", "--out", str(tmp_path / "out"))
-    check_refusal(result, "compare: device: expected a CUDA device, got none; see `sparsekit doctor`")
+    check_refusal(result, "error: device: expected a CUDA device, got none; see `sparsekit doctor`")
 
 
 @pytest.mark.parametrize("options", ["--seeds many", "--epochs 1.5", "--lr fast", "--epsilon 1", "--sparsity"])
@@ -324,11 +339,15 @@ def test_what_cannot_be_parsed_gives_exit_code_2(tmp_path: Path, options: str) -
     "options, message",
     [
         bad("--sparsity 1.5", "RunConfig: sparsity: expected a number in [0, 1), got 1.5"),
-        bad("--method magic", "compare: methods: expected some of imp,"),
+        bad("--method magic", "error: method: expected one of imp,"),
         bad("--seed -1", "RunConfig: seed: expected an int >= 0, got -1"),
+        bad(f"--seed {10**20}", f"RunConfig: seed: expected an int <= {2**32 - 1}, got {10**20}"),
+        bad(f"--epochs {10**20}", f"Recipe: epochs: expected an int <= 100000, got {10**20}"),
+        bad("--structure cube", "Recipe: structure: expected one of unstructured, filter, channel, got 'cube'"),
+        bad("--structure filter --method bip-released", "error: structure: expected unstructured for bip-released"),
         bad("--network resnet99", "build_network: name: expected one of mlp"),
         bad("--data nowhere", "load_data: name: expected digits"),
-        bad("--batch-size 100", "compare: batch_size: expected <= 64 images, got 100"),
+        bad("--batch-size 100", "error: batch_size: expected <= 64 images, got 100"),
         bad(
             "--weights nowhere.safetensors",
             "load: path: expected a directory with model.safetensors or a safetensors file",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -74,3 +75,17 @@ def test_a_finalized_model_is_a_plain_one(tmp_path: Path) -> None:
     expected = model(X)
     model.save_pretrained(tmp_path)
     assert torch.equal(Plain.from_pretrained(tmp_path, local_files_only=True, strict=True).eval()(X), expected)
+
+
+def test_an_exported_folder_is_the_hubs_own(tmp_path: Path) -> None:
+    model = pruned(Plain)
+    sk.export(model, tmp_path, "hub", config={"width": 6})
+    expected = sk.finalize(copy.deepcopy(model))(X)
+    for strict in (False, True):
+        again = Plain.from_pretrained(tmp_path, local_files_only=True, strict=strict).eval()
+        assert torch.equal(again(X), expected) and again.two.weight is again.one.weight
+    again = sk.load(Plain(width=6), tmp_path, masks="infer").eval()
+    assert sk.masks(again) == sk.masks(model)
+    torch.testing.assert_close(again(X), expected)
+    found = sk.inspect(tmp_path)
+    assert found.inferred and found.mask_hash

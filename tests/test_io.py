@@ -73,7 +73,7 @@ def rewrite(path: Path, change: Any = None, metadata: Any = None) -> Path:
     tensors = load_file(file)
     with safe_open(file, framework="pt") as content:
         description = json.loads(content.metadata()["sparsity.json"])
-    description.pop("sha256")
+    description["sha256"] = None
     kept = {"sparsity.json": json.dumps(description)}
     if change is not None:
         change(tensors)
@@ -391,7 +391,45 @@ def test_no_file(tmp_path: Path) -> None:
         refuses(plain(), path, "load: path: expected a directory with model.safetensors or a safetensors file, got")
 
 
-DESCRIBED = {"format": "sparsekit", "version": 1, "ties": {}}
+def small(masked: bool = False) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(3, 2))
+    if masked:
+        sk.sparsify(model)
+        model[0].mask = sk.Mask.from_dense(torch.eye(2, 3) > 0)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["model", "checkpoint"])
+def test_a_flipped_bit_is_seen_wherever_it_is(tmp_path: Path, kind: str) -> None:
+    """The names of keys included, on which it depends that there is a check at all."""
+    if kind == "model":
+        file = sk.save(small(masked=True), tmp_path) / "model.safetensors"
+    else:
+        file = sk.save_checkpoint(tmp_path / "run.safetensors", model=small(masked=True))
+    good, model = file.read_bytes(), small(masked=True)
+    header = 8 + struct.unpack("<Q", good[:8])[0]
+    for place in (*range(header), *range(header, len(good), 1 + (len(good) - header) // 50)):
+        bit = (1, 4, 32)[place % 3]
+        file.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+        with pytest.raises(ValueError):
+            if kind == "model":
+                sk.load(model, file)
+            else:
+                sk.load_checkpoint(file, model=model, rng=False)
+            pytest.fail(f"{file.read_bytes()[max(0, place - 20) : place + 20]!r}")
+
+
+def test_a_description_under_a_damaged_key_is_damage_whatever_is_asked_for(saved: Path) -> None:
+    with safe_open(saved / "model.safetensors", framework="pt") as content:
+        text = content.metadata()["sparsity.json"]
+    file = rewrite(saved, metadata={"sparsity.jsoo": text})
+    for source in ("stored", "dense", "infer"):
+        refuses(plain(), file, "expected the description under 'sparsity.json', got it under", masks=source)
+    with pytest.raises(ValueError, match="damaged"):
+        sk.inspect(file)
+
+
+DESCRIBED = {"format": "sparsekit", "version": 1, "ties": {}, "sha256": None}
 
 
 @pytest.mark.parametrize(
@@ -403,6 +441,9 @@ DESCRIBED = {"format": "sparsekit", "version": 1, "ties": {}}
         ("null", "expected a JSON object in 'sparsity.json', got NoneType"),
         ("[1, 2]", "expected a JSON object in 'sparsity.json', got list"),
         ('"version"', "expected a JSON object in 'sparsity.json', got str"),
+        ("{}", "expected a description with 'sha256', got a damaged one"),
+        (json.dumps(DESCRIBED | {"sha256": 0}), "expected the content that was saved, got a damaged one"),
+        (json.dumps(DESCRIBED | {"sha256": ""}), "expected the content that was saved, got a damaged one"),
         (json.dumps(DESCRIBED | {"version": 2}), "expected format version <= 1, got 2"),
         (json.dumps(DESCRIBED | {"version": 10**30}), "expected format version <= 1, got 1"),
         (json.dumps(DESCRIBED | {"version": "1"}), "expected format version <= 1, got '1'"),
@@ -432,7 +473,8 @@ def test_what_a_description_may_lack(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     sk.sparsify(model)
     folder = sk.save(model, tmp_path / "run")
-    for metadata in ({}, {"sparsity.json": "{}"}, {"other": "x"}, {"sparsity.json": '{"layers": 3, "sparsity": "x"}'}):
+    texts = '{"sha256": null}', '{"layers": 3, "sparsity": "x", "sha256": null}'
+    for metadata in ({}, {"other": "x"}, {"other": '["format"]'}, *({"sparsity.json": text} for text in texts)):
         other = sk.load(nn.Sequential(nn.Linear(3, 2)), rewrite(folder, metadata=metadata))
         assert equal(state_of(other), state_of(model))
 

@@ -99,9 +99,10 @@ LEAVES: dict[str, Any] = {
     "named": lambda: Named(WIDTH, WIDTH),
     "normed": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
 }
-# "again" is an earlier linear layer as it is; "tied" is a new one with the weight of an earlier one.
+# "again" is an earlier linear layer as it is; "tied" is a new one with the weight of an earlier one; "half" is one that
+# cannot be masked, so that the earlier one must not be either.
 TREES = st.recursive(
-    st.sampled_from([*LEAVES, "again", "tied"]),
+    st.sampled_from([*LEAVES, "again", "tied", "half"]),
     lambda inner: st.tuples(st.sampled_from(["sequence", "residual"]), st.lists(inner, min_size=1, max_size=4)),
     max_leaves=7,
 )
@@ -116,14 +117,14 @@ def build(tree: Any, seed: int) -> nn.Module:
             return (nn.Sequential if part[0] == "sequence" else Residual)(*map(grow, part[1]))
         if part == "again" and linears:
             return linears[-1]
-        module = LEAVES["linear" if part in ("again", "tied") else part]()
-        if part == "tied" and linears:
+        module = LEAVES[{"again": "linear", "tied": "linear", "half": "named"}.get(part, part)]()
+        if part in ("tied", "half") and linears:
             module.weight = linears[0].weight
         linears.extend([module] if type(module) is nn.Linear else [])
         return module
 
     # With one layer that can be masked for certain.
-    return nn.Sequential(grow("linear"), nn.Tanh(), grow(tree))
+    return nn.Sequential(grow("linear"), nn.Tanh(), grow(tree), nn.Linear(WIDTH, WIDTH))
 
 
 def anatomy(model: nn.Module) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def train_(model: nn.Module) -> None:
     model.eval()
 
 
-@pytest.mark.parametrize("kind", [*LEAVES, "again", "tied"])
+@pytest.mark.parametrize("kind", [*LEAVES, "again", "tied", "half"])
 def test_each_kind(kind: str) -> None:
     live(kind, 0.7)
 

@@ -222,3 +222,37 @@ def test_no_run(tmp_path: Path) -> None:
     result = prune(tmp_path / "out", "bip", "--checkpoint-every", "-1")
     assert result.exit_code == 2 and "--checkpoint-every: expected seconds >= 0, got -1.0" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_is_blamed_by_its_own_side(begun: Path, tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    sk.sparsify(model)
+    other = sk.save(model, tmp_path)
+    for places, side in (((begun, other), "a"), ((other, begun), "b"), ((begun, begun), "a")):
+        result = run("diff", *map(str, places))
+        assert result.exit_code == 2 and result.stdout == "", result.output
+        assert f"error: diff: {side}: expected " in result.stderr and str(begun) in result.stderr
+
+
+def test_structures_are_pruned_and_survive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = prune(whole, "oneshot", "--structure", "filter", "--json")
+    row = json.loads(done.stdout)
+    assert row["config"]["structure"] == "filter" and row == json.loads((whole / "run.json").read_text())["row"]
+    layers = sk.inspect(whole).layers
+    assert len(layers) == 2 and all(0 < layer.dead_outputs == round(0.6 * layer.shape[0]) for layer in layers)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 9, signal.SIGINT)
+        assert prune(cut, "oneshot", "--structure", "filter").exit_code == 130
+    assert run("resume", str(cut)).exit_code == 0
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_whose_model_is_gone(tmp_path: Path) -> None:
+    assert prune(tmp_path, "oneshot").exit_code == 0
+    assert run("inspect", str(tmp_path), "--check").exit_code == 0
+    (tmp_path / "model.safetensors").unlink()
+    result = run("resume", str(tmp_path))
+    assert result.exit_code == 2 and "expected model.safetensors of the finished run, got none" in result.stderr
+    result = run("inspect", str(tmp_path), "--check")
+    assert result.exit_code == 1 and "model.safetensors is" in result.stdout

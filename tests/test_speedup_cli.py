@@ -64,9 +64,9 @@ def test_a_dry_run_counts_what_is_left(tmp_path: Path) -> None:
     "options, text",
     [
         (["--suite", "huge"], "speedup: suite: expected one of smoke, quick"),
-        (["--methods", "imp,magic"], "methods: expected some of"),
-        (["--methods", "omp@x"], "methods: expected NAME or NAME@FACTOR"),
-        (["--methods", "omp@0"], "methods: expected NAME or NAME@FACTOR"),
+        (["--methods", "imp,magic"], "method: expected one of"),
+        (["--methods", "omp@x"], "method: expected NAME or NAME@FACTOR"),
+        (["--methods", "omp@0"], "method: expected NAME or NAME@FACTOR"),
         (["--sparsity", "high"], "speedup: sparsity: expected comma-separated numbers, got 'high'"),
         (["--sparsity", "1.5"], "sparsity: expected"),
         (["--seeds", "0"], "speedup: seeds: expected"),

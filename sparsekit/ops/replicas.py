@@ -39,9 +39,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner
 
 
-def plain_network(function: str, model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel; raises ValueError where processes have parts of weights only."""
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel and ``torch.compile``, in whatever order and number."""
     network = unwrapped(model)
+    while isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+        network = inner
+    return network
+
+
+def plain_network(function: str, model: nn.Module) -> nn.Module:
+    """The network without its wrappers; raises ValueError where processes have parts of weights only."""
+    network = bare(model)
     if name := next((n for n, p in network.named_parameters() if shards.is_spread(p)), None):
         remedy = "gather and spread states with torch.distributed.checkpoint.state_dict"
         raise ValueError(f"{function}: model: expected plain weights, got the DTensor `{name}`; {remedy}")

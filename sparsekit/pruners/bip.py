@@ -31,7 +31,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
 from sparsekit.pruners.bip_scores import first_scores, scores_of_masks, tied_gradients, update_scores
-from sparsekit.pruners.checks import check_tensors, checked_count
+from sparsekit.pruners.checks import check_tensors, checked_count, described
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
 from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
@@ -88,8 +88,8 @@ class BiP(BasePruner):
             raise TypeError(f"BiP: schedule: expected a callable iteration -> sparsity, got {schedule!r}")
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
         self.gamma, self._upper_lr = float(gamma), float(upper_lr)
-        self._check_lower(lower)
-        self.lower = lower
+        self.lower = self._checked_lower(lower)
+        self._functions = described(schedule=schedule, lower_curve=lower_curve, upper_curve=upper_curve)
         self.schedule = schedule or (lambda step: sparsity)
         self.scores = self._initial_scores()
         self.upper = torch.optim.SGD(
@@ -105,13 +105,14 @@ class BiP(BasePruner):
         if not self._unfit:
             self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
 
-    def _check_lower(self, lower: torch.optim.Optimizer) -> None:
+    def _checked_lower(self, lower: torch.optim.Optimizer) -> torch.optim.Optimizer:
         held = {id(p) for group in lower.param_groups for p in group["params"]}
         for name, weight in self._parameters().items():
             if id(weight) not in held or not weight.requires_grad:
                 raise ValueError(
                     f"BiP: lower: expected an optimizer over every masked weight, got one without `{name}`"
                 )
+        return lower
 
     def _initial_scores(self) -> dict[str, Tensor]:
         """Trainable scores: theta itself when tied, else a copy, or what reproduces the present masks."""
@@ -202,7 +203,8 @@ class BiP(BasePruner):
         words = [layer.mask_words for layer in self.layers.values()]
         masked = ops.mask_weights([h[name] for name in self.layers], words)
         # Tied scores move with theta, so their gradient has to be kept until the lower step is done.
-        gradients = self._tied_gradients(h) if self.options.tied else self._update_scores(h)
+        released, tied = self.options.variant == "released", self.options.tied
+        gradients = tied_gradients(self.layers, h, self.gamma, released) if tied else self._update_scores(h)
         for layer, gradient in zip(self.layers.values(), masked, strict=True):
             layer.weight.grad = gradient
         self.lower.step()
@@ -216,9 +218,6 @@ class BiP(BasePruner):
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: layer.weight for name, layer in self.layers.items()}
 
-    def _tied_gradients(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return tied_gradients(self.layers, h, self.gamma, self.options.variant == "released")
-
     def _update_scores(self, h: Mapping[str, Tensor]) -> None:
         key = "released" if self.options.variant == "released" else self.options.key
         update_scores(self.upper, self.scores, self.layers, h, self.gamma, key)
@@ -231,7 +230,7 @@ class BiP(BasePruner):
 
     def _config(self) -> dict[str, Any]:
         own = {"steps": self.steps, "gamma": self.gamma, "upper_lr": self._upper_lr, "options": asdict(self.options)}
-        return super()._config() | own
+        return super()._config() | own | self._functions
 
     def _check_state(self, where: str, state: Any) -> None:
         super()._check_state(where, state)

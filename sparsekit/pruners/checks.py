@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from itertools import count
 from typing import Any
 
@@ -26,13 +27,26 @@ def checked_sparsity(function: str, sparsity: Any) -> float:
     return float(sparsity) if isinstance(sparsity, numbers.Rational) else float(str(sparsity))
 
 
-def checked_count(function: str, argument: str, value: Any, least: int = 1) -> int:
-    """``value`` if it is an int of at least ``least``, else an error that names function and argument."""
+def checked_count(function: str, argument: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """``value`` if it is an int of at least ``least`` and at most ``most``, else an error that names function and argument."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
     if value < least:
         raise ValueError(f"{function}: {argument}: expected an int >= {least}, got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"{function}: {argument}: expected an int <= {most}, got {value!r}")
     return value
+
+
+def described(**functions: Any) -> dict[str, str | None]:
+    """Schedules and curves, or their names, as part of checkpoints: never an address."""
+    return {name: _text(function) for name, function in functions.items()}
+
+
+def _text(function: Any) -> str | None:
+    if function is None or isinstance(function, str):
+        return function
+    return repr(function) if is_dataclass(function) else getattr(function, "__qualname__", type(function).__name__)
 
 
 def check_orientation(function: str, projection: Projection, layers: Mapping[str, MaskedLayer]) -> None:

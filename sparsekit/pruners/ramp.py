@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss
 from sparsekit.patterns import NM
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.checks import checked_count, checked_sparsity, described
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
 from sparsekit.schedules import Schedule, as_schedule
@@ -51,11 +51,7 @@ class Ramp:
 
     def described(self) -> dict[str, Any]:
         """Part of checkpoints: never an address."""
-        known = hasattr(self.schedule, "final")
-        schedule = (
-            repr(self.schedule) if known else getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
-        )
-        return {"every": self.every, "schedule": schedule, "end": self.end}
+        return {"every": self.every, "end": self.end, **described(schedule=self.schedule)}
 
 
 def as_ramp(

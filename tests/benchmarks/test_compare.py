@@ -158,7 +158,7 @@ def test_recipes_by_data_set() -> None:
         ({"weight_decay": -1e-4}, "Recipe: weight_decay: expected a finite number >= 0, got -0.0001"),
         ({"upper_lr": 0.0}, "Recipe: upper_lr: expected a finite number > 0, got 0.0"),
         ({"gamma": 0.0}, "Recipe: gamma: expected a number > 0 or inf, got 0.0"),
-        ({"imp_rate": 1.0}, r"Recipe: imp_rate: expected a number in \(0, 1\), got 1.0"),
+        ({"imp_rate": 1.0}, r"Recipe: imp_rate: expected a number in \[0.001, 1\), got 1.0"),
         ({"radius": 0.9}, "Recipe: radius: expected a finite number >= 1, got 0.9"),
         ({"skip": "conv*"}, r"Recipe: skip: expected a tuple of globs, got 'conv\*'"),
         ({"device": "tpu"}, "Recipe: device: expected cpu or cuda, got 'tpu'"),
@@ -181,7 +181,7 @@ def test_the_grid_is_ordered_and_without_repetition() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((["imp", "magic"], [0.5], 1), "compare: methods: expected some of imp, imp-lth, .*, got 'magic'"),
+        ((["imp", "magic"], [0.5], 1), "method: expected one of imp, imp-lth, .*, got 'magic'"),
         (([], [0.5], 1), "compare: expected at least one method, one sparsity and one seed"),
         ((["imp"], [], 1), "compare: expected at least one method, one sparsity and one seed"),
         ((["imp"], [0.5], 0), "compare: expected at least one method, one sparsity and one seed"),
@@ -335,7 +335,7 @@ def test_ablations_keep_the_same_number_and_cost_what_is_forecast(bench: Workben
 def test_more_dense_training_prunes_nothing(bench: Workbench) -> None:
     _, row = run_model(config("dense@2", sparsity=0.0), bench)
     assert row["result"]["kept"] == row["result"]["total"] and row["cost"]["dense_epochs"] == 4
-    with pytest.raises(ValueError, match="methods: dense: expected sparsity 0, got 0.5"):
+    with pytest.raises(ValueError, match="method: dense: expected sparsity 0, got 0.5"):
         run_model(config("dense", sparsity=0.5), bench)
 
 

@@ -87,7 +87,7 @@ def test_integers_are_numbers_dashes_are_underscores_and_empty_files_are_fine(tm
         ("gamma = 0", "gamma: expected a number > 0 or inf, got 0.0"),
         ("limit = 0", "limit: expected an int >= 1, got 0"),
         ("device = 'tpu'", "device: expected cpu or cuda, got 'tpu'"),
-        ("methods = ['imp', 'magic']", "methods: expected some of imp, .*, got 'magic'"),
+        ("methods = ['imp', 'magic']", "methods: expected one of imp, .*, got 'magic'"),
         ("epochs = 1\nepochs = 2", "content: expected TOML, got an error: .*"),
         ("epochs 1", "content: expected TOML, got an error: .*"),
     ],

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsekit as sk
-from sparsekit.benchmarks import dense, engine
+from sparsekit import tensor_file
+from sparsekit.benchmarks import engine
+from sparsekit.benchmarks.dense_file import KEY, NUMBERS, read_dense, write_dense
 from sparsekit.benchmarks.engine import Workbench, accuracy
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.training import cross_entropy, train
+from sparsekit.tensor_file import write_tensors
 
 pytest.importorskip("sklearn")
 
@@ -160,28 +163,47 @@ def test_a_failed_write_leaves_no_dense_network(
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(dense, "save_file", fail)
+    monkeypatch.setattr(tensor_file, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         bench.dense(0)
     assert list((tmp_path / "dense").iterdir()) == []
 
 
-@pytest.mark.parametrize("how", ["cut", "foreign", "text"])
+def test_a_dense_network_with_tied_weights(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    row = dict.fromkeys(NUMBERS, 1)
+    write_dense(tmp_path / "dense" / "a.safetensors", network.state_dict(), row)
+    state, found = read_dense(tmp_path / "dense" / "a.safetensors", network)
+    assert equal(state, dict(network.state_dict())) and found == row
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "foreign", "text", "flipped", "flipped name", "other network", "no row", "list"]
+)
 def test_a_dense_file_that_is_none_is_named(bench: Workbench, tmp_path: Path, how: str) -> None:
     bench.dense(0)
     (file,) = (tmp_path / "dense").iterdir()
     if how == "foreign":
         save_file(load_file(file), file)
+    elif how.startswith("flipped"):
+        content = bytearray(file.read_bytes())
+        content[content.index(b".bias") if how == "flipped name" else -7] ^= 4
+        file.write_bytes(content)
+    elif how in ("other network", "no row", "list"):
+        state = {"weight": torch.ones(2)} if how == "other network" else load_file(file)
+        row: Any = {"list": [1], "no row": {}}.get(how, dict.fromkeys(NUMBERS, 0))
+        write_tensors(file, state, KEY, {"format": "sparsekit.dense", "version": 1, "row": row})
     else:
         file.write_bytes(file.read_bytes()[:100] if how == "cut" else b"not a checkpoint")
-    with pytest.raises(ValueError, match="compare: out: expected a dense checkpoint in .*, got another .*; remove it"):
+    with pytest.raises(ValueError, match="^out: expected a dense checkpoint in .*, got another .*; remove it"):
         Workbench(SMALL, tmp_path).dense(0)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"batch_size": 101}, "compare: batch_size: expected <= 100 images, got 101"),
+        ({"batch_size": 101}, "^batch_size: expected <= 100 images, got 101"),
         ({"network": "resnet99"}, "build_network: name: expected one of mlp, convnet"),
         ({"network": "timm:nothing"}, "build_network: name: expected a network of timm"),
         ({"skip": ("conv*",)}, r"sparsify: skip: expected globs that match a module, got 'conv\*'"),
@@ -196,7 +218,7 @@ def test_what_cannot_work_is_said_before_any_training(tmp_path: Path, change: di
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_cuda(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="compare: device: expected a CUDA device, got none; see `sparsekit doctor`"):
+    with pytest.raises(ValueError, match="^device: expected a CUDA device, got none; see `sparsekit doctor`"):
         Workbench(Recipe(**{**vars(SMALL), "device": "cuda"}), tmp_path)
 
 

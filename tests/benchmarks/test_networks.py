@@ -127,7 +127,7 @@ def test_functions_of_the_user_get_the_sizes_they_name(monkeypatch):
 @pytest.mark.parametrize(
     "name, changes, message",
     [
-        ("resnet21", {}, "expected one of mlp, convnet, resnet20, .* or module:function, got 'resnet21'"),
+        ("resnet21", {}, "expected one of mlp, convnet, resnet8, .* or module:function, got 'resnet21'"),
         ("timm:resnet19", {}, r"expected a network of timm \(.*resnet18.*\), got 'timm:resnet19'"),
         ("timm:hf-hub:x/y", {}, "expected a network of timm"),
         ("timm:resnet18.nowhere", {}, "expected a tag known to timm"),

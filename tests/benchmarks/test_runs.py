@@ -74,6 +74,8 @@ def test_the_folder_of_prune_has_its_row_once_it_has_finished(tmp_path: Path) ->
     assert run.rows == () and run.unfinished == begun.config
     assert run_problems(run) == [f"bip has not finished: go on with `sparsekit resume {tmp_path}`"]
     replace(begun, row=row()).write(tmp_path)
+    assert run_problems(read_run(tmp_path)) == [f"{tmp_path}: the run has finished, but its model.safetensors is gone"]
+    (tmp_path / "model.safetensors").touch()
     run = read_run(tmp_path)
     assert run.rows == (row(),) and run.unfinished is None and run_problems(run) == []
     replace(begun, row={"id": "x"}).write(tmp_path)
