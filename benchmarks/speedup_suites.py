@@ -71,7 +71,14 @@ _PAPER = recipe_for("cifar10", dense_epochs=160, epochs=160, lr=0.1)
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        Suite("smoke", "digits on a CPU, minutes", _DIGITS, (*_EVERY, "bip-released", "spode-bip", "dense"), LADDER, 5),
+        Suite(
+            "smoke",
+            "digits on a CPU, minutes",
+            _DIGITS,
+            (*_EVERY, "bip-released", "spode-bip", "dense@13"),
+            (*LADDER, RUNGS[18]),
+            5,
+        ),
         Suite(
             "quick",
             "CIFAR-10, ResNet-20, 8 epochs per phase",

@@ -45,8 +45,10 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def sparsity_text(sparsity: float) -> str:
-    """0.893 -> "89.3 %", with at most two decimals."""
-    return f"{100 * sparsity:.2f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
+    """0.893 -> "89.3 %", 0.9775 -> "97.75 %"; what two decimals cannot tell, like rungs of IMP, with one."""
+    percent = 100 * sparsity
+    digits = 2 if abs(percent - round(percent, 2)) < 1e-9 else 1
+    return f"{percent:.{digits}f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
 
 
 def points(fraction: float | None, digits: int = 2) -> str:
