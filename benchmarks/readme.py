@@ -32,6 +32,8 @@ from sparsekit.benchmarks.reporting.wording import (
     times,
 )
 from sparsekit.benchmarks.rows import Row, read_rows
+from sparsekit.benchmarks.speedup_report import speedup_markdown
+from sparsekit.benchmarks.speedup_suites import chosen_suite
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 from sparsekit.tensor_file import replace_file
 
@@ -40,6 +42,14 @@ README = Path(__file__).parents[1] / "README.md"
 DOCUMENTS = (README, README.parent / "docs" / "kernels.md")
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+
+
+def speedup_table(rows: Iterable[Row], suite: str, **settings: str) -> str:
+    """What the rows of a suite of ``sparsekit speedup`` say; EMPTY without rows. settings: of its recipe, as it was run."""
+    chosen = chosen_suite({"suite": suite, "device": "cpu", **settings})
+    own = {config.id for config in chosen.configs()}
+    found = [row for row in rows if row.get("id") in own]
+    return speedup_markdown(found, chosen) if found else EMPTY
 
 
 def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
@@ -63,6 +73,8 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
+    "speedup-smoke": lambda rows: speedup_table(rows, "smoke"),
+    "speedup-small": lambda rows: speedup_table(rows, "small", data=".data/cifar10"),
     "kernels": kernel_table,
     "kernels-ours": lambda rows: kernel_table(row for row in rows if str(row.get("provider")).startswith("sparsekit")),
     "steps": lambda rows: kernel_table(

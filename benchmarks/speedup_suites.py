@@ -64,6 +64,14 @@ _DIGITS = Recipe(dense_epochs=20, epochs=8)
 _QUICK = recipe_for("cifar10", dense_epochs=16, epochs=8, lr=0.1)
 _EVERY = ("imp", "imp-lth", "imp-budget", "omp", "gmp", "dpf", "random-erk", "bip", "bip-cubic", "bip-1pass", "spode")
 
+_SMALL = recipe_for(
+    "cifar10", network="resnet8", limit=4000, image_size=16, dense_epochs=16, epochs=8, lr=0.05, ode_batch=256
+)
+_SMALL_METHODS = (
+    *("imp", "omp", "random-erk", "dense@4", "spode", "bip-cubic", "bip-1pass-separate"),
+    *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (1, 2, 4)),
+    *budgets(("bip",), (1, 2)),
+)
 _ABLATED = ("imp", "bip", "bip-finetune", "bip-cubic", "bip-1pass", "spode-bip", *ABLATIONS)
 _PAPER = recipe_for("cifar10", dense_epochs=160, epochs=160, lr=0.1)
 """160 epochs per round of IMP to 100 of BiP, SpODE's fine-tuning and the other single runs."""
@@ -86,6 +94,14 @@ SUITES: dict[str, Suite] = {
             ("dense", "imp", "imp-budget", "omp", "gmp", "bip", "bip-1pass", "spode"),
             LADDER,
             3,
+        ),
+        Suite(
+            "small",
+            "4,000 images of CIFAR-10 at 16 pixels, ResNet-8, an hour on a CPU",
+            _SMALL,
+            _SMALL_METHODS,
+            LADDER[3:],
+            5,
         ),
         Suite(
             "match",
