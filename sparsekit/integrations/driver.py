@@ -7,13 +7,14 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
-from sparsekit.nn import masked_layers, masks, set_masks
+from sparsekit.nn import check_ranks, masked_layers, masks, set_masks
 from sparsekit.nn.access import kept_weights
-from sparsekit.pruners.base import READ_EVERY
+from sparsekit.pruners.base import READ_EVERY, BasePruner
 from sparsekit.pruners.protocol import Metrics, Pruner
 
 MakePruner = Callable[[nn.Module], Pruner]
@@ -51,7 +52,8 @@ class Driver:
         """Training starts: make the pruner, and take over the state of the run that is resumed, if one was loaded.
 
         Raises:
-            ValueError: nothing is masked, or the masks are not those of the resumed checkpoint.
+            ValueError: nothing is masked, the masks are not those of the resumed checkpoint, or the pruner trains and there
+                are several processes.
         """
         if not masked_layers(model):
             raise ValueError(f"{self._function}: model: expected masked layers, got none; call sparsify first")
@@ -74,9 +76,19 @@ class Driver:
                 raise TypeError(f"{self._function}: pruner: expected a function that makes one, got {self._pruner!r}")
             if loaded is not None:
                 model.load_state_dict(loaded)
+        self._check_processes()
         if state is not None:
             self.pruner.load_state_dict(state["pruner"])
         self._model = model
+
+    def _check_processes(self) -> None:
+        """Raise where several processes train the model and the pruner would let their weights part."""
+        pruner, count = self.pruner, process_count()
+        # A pruner of someone else's making says nothing of itself; check_ranks judges its masks.
+        if count > 1 and isinstance(pruner, BasePruner) and pruner.trains and pruner.ranks.group is None:
+            expected = f"one that trains nothing, such as Gradual, where {count} processes train"
+            got = f"{pruner.name}, which would train in each of them alone"
+            raise ValueError(f"{self._function}: pruner: expected {expected}, got {got}")
 
     def step(self, step: int, loader: Callable[[], Iterable[Any]]) -> Metrics:
         """Before training step ``step``; called several times for one step (accumulated gradients), it acts once.
@@ -98,6 +110,8 @@ class Driver:
         values = Metrics({**metrics, "sparsity": self._sparsity}, metrics._problems)
         if step % READ_EVERY == 0 or self.pruner.done:
             values.read()  # raises what went wrong on a device
+            if process_count() > 1:
+                check_ranks(self._model, step=step)  # pyright: ignore[reportArgumentType]
         if self._logger is not None:
             self._logger.log(step, values)
         return values
@@ -109,6 +123,11 @@ class Driver:
     def load(self, state: Mapping[str, Any]) -> None:
         """State to take over when training starts."""
         self._pending = state
+
+
+def process_count() -> int:
+    """Processes of the default group; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sparsity(current: Masks) -> Tensor:

@@ -28,7 +28,12 @@ READ_EVERY = 100
 
 
 class BasePruner:
-    """Shared machinery of the pruners; an algorithm adds ``done``, ``_advance`` and its own state."""
+    """Shared machinery of the pruners; an algorithm adds ``done``, ``_advance`` and its own state.
+
+    trains: does it train the weights, so that several processes have to share what they learn?
+    """
+
+    trains = True
 
     def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
         self.name = type(self).__name__
@@ -43,7 +48,7 @@ class BasePruner:
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
         check_orientation(self.name, self.projection, self.layers)
-        self.ranks = Ranks(self.name, model, self.layers, self.projection)
+        self.ranks = Ranks(self.name, model, self.layers, self.projection, self.trains)
         stated = {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
         self.ranks.alike("arguments", lambda: None, **stated)
         self.ranks.check(0, weights=True)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.nn.masked import MaskedLayer
-from sparsekit.patterns import Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.schedules import Schedule, as_schedule
 
 
@@ -40,6 +39,8 @@ class Gradual(BasePruner):
     Source: Zhu and Gupta, "To prune, or not to prune", 2017 (cubic). Pruned theta: moved by weight decay and momentum of
     the user's optimizer alone (see ``guard_``); it is never used or ranked again.
     """
+
+    trains = False
 
     def __init__(
         self,
@@ -70,9 +71,8 @@ class Gradual(BasePruner):
         if self._step % self.every and not last:
             return {}
         target = self.sparsity if last else checked_sparsity("Gradual", self.schedule(self._step))
-        single = isinstance(self.projection.pattern, Unstructured)
-        scores = {name: _survivors(layer, single) for name, layer in self.layers.items()}
-        moved = self._project(scores, target, key="value" if single else "magnitude")
+        scores, key = remaining_magnitudes(self.layers, self.projection)
+        moved = self._project(scores, target, key)
         return {"target": torch.tensor(target, dtype=torch.float64), **moved}
 
     def _config(self) -> dict[str, Any]:
@@ -82,13 +82,6 @@ class Gradual(BasePruner):
 
 def _no_loss(model: nn.Module, batch: Any) -> Tensor:
     raise NotImplementedError
-
-
-def _survivors(layer: MaskedLayer, single: bool) -> Tensor:
-    """Scores under which no pruned weight, and no pruned unit, comes before a kept one."""
-    weight = layer.masked_weight()
-    # A kept weight may be exactly 0, which a pruned one must not tie with.
-    return torch.where(layer.mask.dense(), weight.abs(), -1.0) if single else weight
 
 
 def _described(schedule: Schedule) -> str:

@@ -30,17 +30,22 @@ T = TypeVar("T")
 class Ranks:
     """The processes of one pruner, or this process alone.
 
+    Args:
+        trains: does the pruner train, so that processes without a common group part?
+
     group: of the DistributedDataParallel around the model, or of the mesh that its weights are sharded over; else None.
     """
 
-    def __init__(self, name: str, model: nn.Module, layers: Mapping[str, MaskedLayer], projection: Projection) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, layers: Mapping[str, MaskedLayer], projection: Projection, trains: bool
+    ) -> None:
         self.name, self.model = name, model
         weights = {n: layer.weight for n, layer in layers.items()}
         check_sharding(name, model, weights)
         self.sharded = any(map(shards.is_spread, weights.values()))
         self.group = replicas.group_of(model) or shards.group_of(weights.values())
         if self.group is None:
-            self._warn_of_isolation(projection)
+            self._warn_of_isolation(projection) if trains else None
         elif projection.group is not None:
             expected = "no group for a model that DistributedDataParallel or fully_shard spreads"
             raise ValueError(f"{name}: projection: expected {expected}, got {projection!r}")

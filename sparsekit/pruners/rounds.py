@@ -24,20 +24,16 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import recalibrate_batchnorm
-from sparsekit.ops import shards, unpack_mask
-from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
 from sparsekit.pruners.metrics import Metrics
 from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
+from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-# In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
-_LEAST = 1e-60
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,7 @@ class RoundPruner(BasePruner):
         phase = self.phases[index]
         moved = {}
         if phase.sparsity is not None:
-            scores, key = self._remaining_magnitudes()
+            scores, key = remaining_magnitudes(self.layers, self.projection)
             moved = self._project(scores, phase.sparsity, key)
         if phase.rewind is not None:
             restore(self.model, self._states[phase.rewind])
@@ -160,22 +156,6 @@ class RoundPruner(BasePruner):
         if phase.trains:
             self._optimizer, self._rate = self._fresh_optimizer(phase)
         return moved
-
-    def _remaining_magnitudes(self) -> tuple[dict[str, Tensor], Key]:
-        """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
-        single = isinstance(self.projection.pattern, Unstructured)
-        scores = {}
-
-        def of_part(weight: Tensor, words: Tensor) -> Tensor:
-            theta = weight.abs()
-            if not single:
-                # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
-                theta = theta.double().clamp(min=_LEAST)
-            return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
-
-        for name, layer in self.layers.items():
-            scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
-        return scores, "value" if single else "magnitude"
 
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None

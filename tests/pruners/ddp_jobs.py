@@ -109,6 +109,10 @@ PRUNERS: dict[str, Maker] = {
     "OneShotMagnitude": lambda model, loss, _: sk.OneShotMagnitude(
         model, loss, 0.7, optimizer=sgd, steps=3, recalibrate=2, curve="constant"
     ),
+    "Gradual": lambda model, loss, _: sk.Gradual(model, 0.7, steps=4),
+    "Gradual, filters": lambda model, loss, _: sk.Gradual(
+        model, 0.7, steps=4, projection=sk.Projection("filter", "global")
+    ),
 }
 
 
