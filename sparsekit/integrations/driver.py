@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
@@ -117,12 +118,16 @@ class Driver:
         return values
 
     def state(self) -> dict[str, Any]:
-        """What resumes the pruner; the masks themselves are part of the model's state."""
+        """What resumes the pruner; the masks themselves are part of the model's state. Empty before there is a pruner."""
+        if self._pending is not None:  # saved again between loading and the start
+            return dict(self._pending)
+        if self._pruner is None:
+            return {}
         return {"pruner": self.pruner.state_dict(), "masks": masks(self._model or self.pruner.model).hash()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """State to take over when training starts."""
-        self._pending = state
+        """State to take over when training starts; an empty one, of a run that had not begun, changes nothing."""
+        self._pending = state or None
 
 
 def process_count() -> int:
@@ -134,6 +139,27 @@ def sparsity(current: Masks) -> Tensor:
     """Fraction of the masked weights removed: a 0-d float64 tensor on the masks' device."""
     kept = kept_weights({name: mask.words for name, mask in current.items()}).sum()
     return 1 - kept.double() / max(current.numel, 1)
+
+
+def own_pass(loader: Iterable[Any]) -> Iterator[Any]:
+    """One pass over ``loader`` while somebody else is in the middle of another one.
+
+    A loader whose workers persist has a single iterator, which starts anew for whoever asks; for this pass they do not persist.
+    """
+    base = getattr(loader, "base_dataloader", loader)  # of Accelerate's wrappers
+    facts = vars(base) if isinstance(base, DataLoader) else {}
+    persistent = facts.get("persistent_workers", False)
+    try:
+        if persistent:
+            facts["persistent_workers"] = False  # an assignment to the attribute is refused
+        batches = iter(loader)
+        first = next(batches, batches)
+    finally:
+        if persistent:
+            facts["persistent_workers"] = True
+    if first is not batches:
+        yield first
+        yield from batches
 
 
 def _endless(function: str, loader: Callable[[], Iterable[Any]]) -> Iterator[Any]:

@@ -35,11 +35,19 @@ def build() -> nn.Module:
     return model
 
 
+class Watching(transformers.Trainer):
+    """Remembers the batches that it trains with."""
+
+    def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Tensor:
+        self.seen = [*getattr(self, "seen", ()), inputs["input_ids"].tolist()]
+        return super().training_step(model, inputs, *rest, **more)
+
+
 def train(model: nn.Module, callback: Any, folder: Path, steps: int, resume: str | None = None, **more: Any) -> Any:
     options = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 1, "save_steps": 3, "logging_steps": 1}
     batches = {"per_device_train_batch_size": 2, "learning_rate": 0.05, "lr_scheduler_type": "constant"}
     arguments = transformers.TrainingArguments(str(folder), max_steps=steps, **options, **batches, **more)
-    trainer = transformers.Trainer(model, arguments, train_dataset=DATA, callbacks=[callback])
+    trainer = Watching(model, arguments, train_dataset=DATA, callbacks=[callback])
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -124,3 +132,11 @@ def test_a_pruner_that_trains_resumes_with_its_tensors(make: Any, tmp_path: Path
     train(again, callback, tmp_path, 6, str(tmp_path / "checkpoint-3"))
     assert callback.pruner.done and callback.pruner.cost.steps == 5
     assert sk.masks(again).count() == sk.kept_count(sk.masks(again).numel, 0.9)
+
+
+def test_a_pruner_takes_no_batches_from_a_loader_whose_workers_persist(tmp_path: Path) -> None:
+    seen = []
+    for make in (bip, gradual):
+        workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+        seen.append(train(build(), PruningCallback(make), tmp_path, 8, **workers).seen)
+    assert len(seen[0]) == 8 and seen[0] == seen[1]
