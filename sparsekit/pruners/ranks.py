@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import check_ranks
@@ -44,8 +45,11 @@ class Ranks:
         check_sharding(name, model, weights)
         self.sharded = any(map(shards.is_spread, weights.values()))
         self.group = replicas.group_of(model) or shards.group_of(weights.values())
-        if self.group is None:
-            self._warn_of_isolation(projection) if trains else None
+        if self.group is None and trains:
+            check_wrapper(name, model)
+            self._warn_of_isolation(projection)
+        elif self.group is None:
+            return
         elif projection.group is not None:
             expected = "no group for a model that DistributedDataParallel or fully_shard spreads"
             raise ValueError(f"{name}: projection: expected {expected}, got {projection!r}")
@@ -128,6 +132,13 @@ class Ranks:
         """``check_ranks`` where there are several."""
         if self.group is not None:
             check_ranks(self.model, self.group, step=step, weights=weights)
+
+
+def check_wrapper(name: str, model: nn.Module) -> None:
+    """Raise ValueError for a DistributedDataParallel somewhere inside, of which the pruner's averages would not know."""
+    if inner := next((n for n, m in model.named_modules() if isinstance(m, DistributedDataParallel)), None):
+        expected = "a network in one DistributedDataParallel around all of it"
+        raise ValueError(f"{name}: model: expected {expected}, got one inside it, `{inner}`")
 
 
 def check_sharding(name: str, model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -276,6 +276,10 @@ def faults(rank: int, world: int) -> None:
     )
     for key, value in bare._states["init"].items():
         assert torch.equal(wrapper._states["init"][key], value), key
+    inside = nn.Sequential(wrapped(rank)[1], nn.Identity())
+    text = "BiP: model: expected a network in one DistributedDataParallel around all of it, got one inside it, `0`"
+    all_raise(lambda: make(inside, linear_loss, None), "ValueError", text)
+    sk.Gradual(inside, 0.5, steps=1).step()  # looks at weights alone
     odd = Odd(last)
     text = "of the pattern"
     projection = sk.Projection(odd)
@@ -408,6 +412,33 @@ def resumed(rank: int, world: int) -> None:
         for key, value in model.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (name, key)
         assert everyone(fresh.masks.hash()) == [pruner.masks.hash()] * world
+
+
+def checkpoints(rank: int, world: int) -> None:
+    """One file for each rank continues the run bit by bit; a file that one rank cannot read is an error on all."""
+    names: list[Any] = [None]
+    with tempfile.TemporaryDirectory() as folder:
+        names[0] = folder
+        dist.broadcast_object_list(names)
+        file = f"{names[0]}/{rank}.safetensors"
+        model, ddp = wrapped(rank)
+        pruner, batches = PRUNERS["BiP"](ddp, linear_loss, None), own_batches(rank, world, 2)
+        pruner.step(batches)
+        sk.save_checkpoint(file, model=ddp, pruner=pruner)
+        rest = list(islice(batches, 20))
+        pruner.fit(rest)
+        other, again = wrapped(rank, 5)
+        fresh = PRUNERS["BiP"](again, linear_loss, None)
+        gone = f"{names[0]}/none" if rank == world - 1 else file
+        text = "load_checkpoint: path: expected a checkpoint, got"
+        all_raise(
+            lambda: sk.load_checkpoint(gone, model=again, pruner=fresh), "ValueError", text, f"(on rank {world - 1})"
+        )
+        sk.load_checkpoint(file, model=again, pruner=fresh)
+        fresh.fit(rest)
+        assert fresh.masks == pruner.masks
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+        dist.barrier()
 
 
 def stale_model(rank: int, world: int) -> None:
