@@ -223,6 +223,9 @@ class Harmless(Base):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD([{"params": self.fc.parameters()}, {"params": [self.other.weight], "lr": 0.1}], lr=1.0)
 
+    def _get_adapters(self) -> dict[str, nn.Parameter]:
+        return {name: m.weight for name, m in self.named_modules() if isinstance(m, nn.Linear)}
+
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.fc.parameters())
 
