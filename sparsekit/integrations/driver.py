@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -116,6 +117,16 @@ class Driver:
         if self._logger is not None:
             self._logger.log(step, values)
         return values
+
+    def end(self) -> None:
+        """Training has ended: warn if the model has other masks than the pruner left, as when a trainer loads its best one."""
+        if self._model is None or self._sparsity is None:
+            return
+        now, last = float(sparsity(masks(self._model))), float(self._sparsity)
+        if now != last:
+            found = f"the model ends with sparsity {now:.4f}, not the pruner's {last:.4f}"
+            reason = "the trainer has loaded an earlier checkpoint, such as its best one"
+            warnings.warn(f"{self._function}: model: {found}; {reason}", UserWarning, stacklevel=3)
 
     def state(self) -> dict[str, Any]:
         """What resumes the pruner; the masks themselves are part of the model's state. Empty before there is a pruner."""

@@ -93,6 +93,12 @@ class PruningCallback(TrainerCallback):
         for entry in (state.log_history[-1], kwargs["logs"]):
             entry.update(values)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See transformers.TrainerCallback."""
+        self._driver.end()
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See transformers.TrainerCallback."""
         if state.is_world_process_zero:

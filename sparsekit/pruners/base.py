@@ -89,7 +89,7 @@ class BasePruner:
             raise ValueError(
                 f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
             )
-        shards.reshard(self.model)
+        self.ranks.ready()
         if self._loaded:  # only now has the model's own state been loaded as well
             self.ranks.check(self._step, weights=True)
             self._loaded = False

@@ -40,7 +40,7 @@ class Ranks:
     def __init__(
         self, name: str, model: nn.Module, layers: Mapping[str, MaskedLayer], projection: Projection, trains: bool
     ) -> None:
-        self.name, self.model = name, model
+        self.name, self.model, self.layers, self.trains = name, model, layers, trains
         weights = {n: layer.weight for n, layer in layers.items()}
         check_sharding(name, model, weights)
         self.sharded = any(map(shards.is_spread, weights.values()))
@@ -53,6 +53,13 @@ class Ranks:
         elif projection.group is not None:
             expected = "no group for a model that DistributedDataParallel or fully_shard spreads"
             raise ValueError(f"{name}: projection: expected {expected}, got {projection!r}")
+
+    def ready(self) -> None:
+        """Before a step: have fully_shard put away whole weights; raise if it was called after the pruner was made."""
+        shards.reshard(self.model)
+        if self.trains and self.sharded != any(shards.is_spread(layer.weight) for layer in self.layers.values()):
+            expected = "fully_shard called before the pruner is made"
+            raise ValueError(f"{self.name}: model: expected {expected}, got weights that were spread since")
 
     def _warn_of_isolation(self, projection: Projection) -> None:
         started = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

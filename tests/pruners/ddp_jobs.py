@@ -492,6 +492,7 @@ def recalibrated(rank: int, world: int) -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     if rank == 0:
         names = sk.sparsify(ddp, skip=["0"])
+        assert [layer.name for layer in sk.inspect(ddp).layers] == ["5"]
         assert names.masked == ["5"] and list(sk.masks(ddp)) == ["5"] and "5.weight" in sk.dense_state_dict(ddp)
         with tempfile.TemporaryDirectory() as folder:
             sk.save(ddp, folder)
