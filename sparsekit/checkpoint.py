@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -115,7 +115,8 @@ def load_checkpoint(
 
     Raises:
         ValueError: no such file, another or a newer format, damaged, or a state that does not fit what it is for.
-            Everything is then as it was. TypeError: arguments of a wrong kind.
+            Everything is then as it was. With a pruner of several processes, each of which loads its own file, all of
+            them raise. TypeError: arguments of a wrong kind.
     """
     file = _checked_path("load_checkpoint", path)
     _check_pair(model, pruner)
@@ -123,13 +124,10 @@ def load_checkpoint(
     for name, value in given.items():
         if not isinstance(value, Stateful):
             raise TypeError(f"load_checkpoint: {name}: expected an object with load_state_dict, got {value!r}")
-    state = _read(file)
+    # Where several processes prune, each has a file of its own, and none may wait for one that cannot read it.
+    alike = (lambda _, call: call()) if pruner is None else pruner.ranks.alike
+    state = alike("load_checkpoint", lambda: _read_sections(file, given))
     generators = state.pop("rng", None)
-    for name in given:
-        if name not in state:
-            raise ValueError(
-                f"load_checkpoint: {name}: expected one of {', '.join(state)} got no such section in {str(file)!r}"
-            )
     targets: dict[str, Stateful] = dict(given)
     if rng:
         targets["rng"] = _Generators()
@@ -180,6 +178,18 @@ def _read(file: Path) -> dict[str, Any]:
             raise ValueError(f"expected named sections, got {type(state).__name__}")
     except ValueError as error:
         raise ValueError(f"{function}: path: {error} (in {str(file)!r})") from error
+    return state
+
+
+def _read_sections(file: Path, names: Iterable[str]) -> dict[str, Any]:
+    """As ``_read``, with all of these names."""
+    state = _read(file)
+    for name in names:
+        if name not in state or name == "rng":
+            sections = ", ".join(section for section in state if section != "rng")
+            raise ValueError(
+                f"load_checkpoint: {name}: expected one of {sections}, got no such section in {str(file)!r}"
+            )
     return state
 
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from sparsekit.io import unshared
 from sparsekit.model_card import config_text, model_card
 from sparsekit.nn import dense_state_dict, finalize, masked_layers
+from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
 from sparsekit.tensor_file import replace_file
 
@@ -76,6 +77,7 @@ def export(
         raise TypeError(f"export: model: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"export: path: expected a str or Path, got {type(path).__name__}")
+    model = replicas.plain_network("export", model)
     target, form = Path(path), _format(Path(path), to)
     inputs: tuple[Tensor, ...] = _inputs(example) if form in TOLERANCE else ()
     eager = copy.deepcopy(model).cpu().eval()

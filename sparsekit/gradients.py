@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
         (loss value, detached 0-d; {layer name: tensor of the weight's shape and dtype}).
 
     Raises:
-        ValueError: the loss is no differentiable scalar, or a masked weight is frozen.
+        ValueError: the loss is no differentiable scalar, a masked weight is frozen, or reentrant checkpoints hide one.
     """
     layers = masked_layers(model)
     if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
@@ -47,6 +47,7 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
     with torch.enable_grad(), dense_gradient(model), replicas.local_gradients(model), prepared_weights(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
+    _check_reached("dense_gradients", value, dz)
     return value.detach(), _averaged(model, _named(layers, dz))
 
 
@@ -75,7 +76,25 @@ def gradients_at(
     with torch.enable_grad(), effective_weights(model, {**others, **leaves}), replicas.local_gradients(model):
         value = _checked_loss("gradients_at", loss(model, batch))
         dz = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
+    _check_reached("gradients_at", value, dz)
     return value if create_graph else value.detach(), _averaged(model, _named(leaves, dz))
+
+
+def _check_reached(function: str, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    """Raise where a missing gradient means that ``autograd.grad`` does not look into a checkpoint, and not that it is zero."""
+    if all(gradient is not None for gradient in gradients):
+        return
+    seen, rest = set(), [value.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            expected = "no checkpoints, or those of use_reentrant=False"
+            got = "some of use_reentrant=True, whose weights get gradients in .backward() alone"
+            raise ValueError(f"{function}: model: expected {expected}, got {got}")
+        seen.add(node)
+        rest += [parent for parent, _ in node.next_functions]
 
 
 def _averaged(model: nn.Module, gradients: dict[str, Tensor]) -> dict[str, Tensor]:

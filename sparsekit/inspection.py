@@ -19,6 +19,7 @@ from sparsekit import ops
 from sparsekit.io import FILE, SIDECAR, read_saved
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn.masked import WORDS
+from sparsekit.ops import replicas
 from sparsekit.structure import dead_units, structure_of
 
 
@@ -141,7 +142,8 @@ def _file(source: str | os.PathLike[str]) -> Path:
 def _state(source: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors under all their names, and the description that lies beside them in the file."""
     if isinstance(source, nn.Module):
-        state = {name: value for name, value in source.state_dict().items() if isinstance(value, Tensor)}
+        network = replicas.plain_network("inspect", source)
+        state = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
         if lazy := [name for name, value in state.items() if is_lazy(value) or value.is_meta]:
             raise ValueError(f"inspect: source: expected tensors with data, got none in {lazy[0]!r}")
         return state, {}

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sparsekit import ops
 from sparsekit.clocks import interleave, make_clock, quantiles, ratios
 from sparsekit.nn import MaskedLayer, finalize, masked_layers, set_masks, sparsify
+from sparsekit.ops import replicas
 from sparsekit.patterns import Pattern, as_pattern
 from sparsekit.projection import Projection
 
@@ -112,7 +113,7 @@ def speed(
     if type(repeats) is not int or repeats < 1:
         raise ValueError(f"speed: repeats: expected an int >= 1, got {repeats!r}")
     # A copy, because a forward pass may change buffers and timing needs gradients.
-    masked = copy.deepcopy(model).eval()
+    masked = copy.deepcopy(replicas.plain_network("speed", model)).eval()
     if not masked_layers(masked):
         sparsify(masked)
         weights = {name: layer.weight.detach() for name, layer in masked_layers(masked).items()}

@@ -49,7 +49,7 @@ def read(metrics: Values) -> dict[str, float]:
     """The metrics as floats, by one wait for all tensors of a device and dtype; what a step found wrong is raised.
 
     Raises:
-        ValueError: what ``Metrics.read`` raises, or a value of more than one entry.
+        ValueError: what ``Metrics.read`` raises, or a value of more than one entry. TypeError: a value that is no number.
     """
     if callable(own := getattr(metrics, "read", None)):
         return own()  # pyright: ignore[reportReturnType]
@@ -59,7 +59,10 @@ def read(metrics: Values) -> dict[str, float]:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"log: metrics[{name!r}]: expected one number, got shape {tuple(value.shape)}")
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"log: metrics[{name!r}]: expected one number, got {value!r}") from None
 
 
 class _Throttle:
@@ -94,8 +97,11 @@ class JSONLLogger:
         values = {n: v if abs(v) < float("inf") else None for n, v in read(metrics).items()}
         line = json.dumps({"v": JSONL_VERSION, "time": time.time(), "step": step, "metrics": values})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with open(self.path, "ab+") as file:
+            # A full disk or a crash may have cut the last line short; the next one must not be glued to it.
+            if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                line = "\n" + line
+            file.write((line + "\n").encode())
 
 
 class TensorBoardLogger:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -26,7 +27,20 @@ def test_train_ddp(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
-def test_the_slurm_script_is_valid_shell_and_starts_the_example() -> None:
-    script = EXAMPLES / "train_ddp.slurm"
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-    assert "docs/examples/train_ddp.py" in script.read_text()
+def test_the_slurm_script_starts_the_example(tmp_path: Path) -> None:
+    # Many hosts, so that their writer would notice a reader that leaves after the first.
+    for name, text in {"scontrol": "seq -f node%g 100000", "srun": 'printf "%s\\n" "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-100000]"}
+    environment = {**os.environ, **job, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", str(EXAMPLES / "train_ddp.slurm")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    option, program, *rest = done.stdout.splitlines()
+    assert (option, program) == ("--kill-on-bad-exit=1", "torchrun")
+    launch = get_args_parser().parse_args(rest)
+    assert (launch.nnodes, launch.nproc_per_node, launch.rdzv_endpoint) == ("2", "4", "node1:29500")
+    assert EXAMPLES.parents[1] / launch.training_script == EXAMPLES / "train_ddp.py"
+    known = (EXAMPLES / "train_ddp.py").read_text()
+    assert all(f'"{word}"' in known for word in launch.training_script_args if word.startswith("--"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import sparsekit as sk
 
@@ -195,3 +196,41 @@ def test_errors(model: nn.Module, call, text: str) -> None:
         call(model)
     assert str(caught.value) == text
     assert not model.fc.dense_grad and model.fc._effective is None
+
+
+class Checkpointed(nn.Module):
+    """Masked layers in a checkpoint alone, as in a transformer between its embedding and its head."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.block = nn.Embedding(5, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.reentrant = reentrant
+        sk.sparsify(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.table(x)
+        return self.block(x) if self.reentrant is None else checkpoint(self.block, x, use_reentrant=self.reentrant)
+
+
+TOKENS = torch.tensor([0, 2, 4, 1])
+PRUNERS = {
+    "dense_gradients": lambda m, loss: sk.dense_gradients(m, loss, TOKENS)[1],
+    "gradients_at": lambda m, loss: sk.gradients_at(m, loss, TOKENS, {"block.0": m.block[0].masked_weight()})[1],
+    "BiP": lambda m, loss: sk.BiP(m, loss, 0.5, steps=2, lower=torch.optim.SGD(m.parameters(), 0.1)).fit([TOKENS]),
+    "SpODE": lambda m, loss: sk.SpODE(m, loss, 0.5, steps=2).fit([TOKENS]),
+}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_checkpoints_give_the_same_or_are_refused(name: str) -> None:
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).square().mean()
+
+    plain, kept = (PRUNERS[name](Checkpointed(reentrant), loss) for reentrant in (None, False))
+    assert plain.keys() == kept.keys()
+    assert all(torch.equal(plain[n], kept[n]) if isinstance(plain[n], Tensor) else plain[n] == kept[n] for n in plain)
+    with pytest.raises(
+        ValueError, match="model: expected no checkpoints, or those of use_reentrant=False, got some of"
+    ):
+        PRUNERS[name](Checkpointed(True), loss)

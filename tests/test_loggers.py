@@ -59,6 +59,15 @@ class TestJsonl:
         JSONLLogger(file).log(9, {})
         assert len(file.read_text().splitlines()) == 4  # an earlier file is continued
 
+    def test_a_line_cut_short_spoils_no_other(self, tmp_path: Path) -> None:
+        file = tmp_path / "log"
+        for cut in ('{"v": 1, "ti', '{"v": 1, "ti\n', ""):
+            file.write_text(cut)
+            JSONLLogger(file).log(4, VALUES)
+            JSONLLogger(file).log(5, VALUES)
+            assert [json.loads(line)["step"] for line in file.read_text().splitlines()[-2:]] == [4, 5]
+            assert len(file.read_text().splitlines()) == 2 + bool(cut)
+
     def test_fit(self, tmp_path: Path) -> None:
         fit(JSONLLogger(tmp_path / "log"))
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -172,6 +181,9 @@ def test_bad_arguments(kind) -> None:
 def test_bad_values_and_loggers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"log: metrics\['x'\]: expected one number, got shape \(2,\)"):
         JSONLLogger(tmp_path / "f").log(0, {"x": torch.ones(2)})
+    for value in ("text", {"a": 1.0}, None):
+        with pytest.raises(TypeError, match=r"log: metrics\['x'\]: expected one number, got"):
+            JSONLLogger(tmp_path / "f").log(0, {"x": value})
     assert not (tmp_path / "f").exists()
     for wrong in (print, StdLogger, "log"):
         with pytest.raises(TypeError, match=r"Gradual.fit: logger: expected an object with log\(step, metrics\), got"):

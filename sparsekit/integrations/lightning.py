@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 try:
@@ -17,7 +17,7 @@ except ImportError:
             "pip install 'torch-sparsekit[lightning]'"
         ) from error
 
-from sparsekit.integrations.driver import Driver, MakePruner
+from sparsekit.integrations.driver import Driver, MakePruner, own_pass
 from sparsekit.loggers import Logger
 from sparsekit.pruners.protocol import Pruner
 
@@ -76,5 +76,9 @@ class PruningCallback(pl.Callback):  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _batches(trainer: pl.Trainer) -> Iterable[Any]:
-    for batch in trainer.train_dataloader:  # pyright: ignore[reportOptionalIterable, reportGeneralTypeIssues]
+    loader: Any = trainer.train_dataloader
+    if isinstance(loader, (Mapping, list, tuple)):
+        expected = "one loader for a pruner that draws batches"
+        raise ValueError(f"PruningCallback: train_dataloader: expected {expected}, got {len(loader)} loaders")
+    for batch in own_pass(loader):
         yield trainer.strategy.batch_to_device(batch)

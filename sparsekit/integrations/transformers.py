@@ -18,7 +18,7 @@ except ImportError as error:
 
 from torch import nn
 
-from sparsekit.integrations.driver import Driver, MakePruner
+from sparsekit.integrations.driver import Driver, MakePruner, own_pass
 from sparsekit.integrations.state_file import load_state, save_state
 from sparsekit.loggers import Logger, is_first_rank
 from sparsekit.pruners.protocol import Metrics, Pruner
@@ -80,7 +80,7 @@ class PruningCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """See transformers.TrainerCallback."""
-        metrics = self._driver.step(state.global_step, lambda: kwargs["train_dataloader"])
+        metrics = self._driver.step(state.global_step, lambda: own_pass(kwargs["train_dataloader"]))
         if metrics:
             self._latest = metrics
 
@@ -92,6 +92,12 @@ class PruningCallback(TrainerCallback):
         # The history has its entry by now, and the reporters that follow get the other one.
         for entry in (state.log_history[-1], kwargs["logs"]):
             entry.update(values)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See transformers.TrainerCallback."""
+        self._driver.end()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See transformers.TrainerCallback."""

@@ -20,6 +20,7 @@ from torch import nn
 _HARMLESS = {"dtype", "device", "shape", "ndim", "size", "dim", "requires_grad", "is_cuda", "numel"}
 # Methods whose names say that they set a module up or rebuild it (finalize comes before that): harmless outside forward.
 _SETUP = ("init", "reset", "load", "tie_", "set_", "extra_repr", "fuse", "reparam", "deploy", "resize")
+_SETUP += ("configure_", "optimizer", "_adapters")
 # Attributes through which a weight is reached.
 _SUSPECT = {"weight", "_parameters", "parameters", "named_parameters", "get_parameter"}
 _ANY = "*"  # some child, it is not known which

@@ -71,13 +71,19 @@ def agree(function: str, group: Any, problem: Exception | None, facts: Mapping[s
 
     Raises:
         ValueError, TypeError: on all processes alike, the problem of the lowest rank that has one, with that rank.
+        RuntimeError: a process does not answer.
     """
     lines = [function, type(problem).__name__ if problem else "", str(problem) if problem else ""]
     if not problem:
         lines += [f"{name}={_short(value)}" for name, value in facts.items()]
     text = "\n".join(lines).encode("ascii", "backslashreplace")[:STATEMENT]
     own = torch.frombuffer(bytearray(text.ljust(STATEMENT, b"\0")), dtype=torch.uint8)
-    rows = gather(own.to(carrier(group, own.device)), group).cpu()
+    try:
+        rows = gather(own.to(carrier(group, own.device)), group).cpu()
+    except RuntimeError as error:  # of the backend, in words about its sockets
+        expected = f"word from all {dist.get_world_size(group)} ranks within the time-out of their group"
+        reason = "one of them has failed, was killed or hangs; see the first error in the logs of the others"
+        raise RuntimeError(f"{function}: group: expected {expected}, got none; {reason} ({error})") from error
     stated = [row.numpy().tobytes().rstrip(b"\0").decode("ascii").split("\n") for row in rows]
     calls = [{"call": lines[0]} for lines in stated]
     same(function, calls, "call")

@@ -28,7 +28,12 @@ READ_EVERY = 100
 
 
 class BasePruner:
-    """Shared machinery of the pruners; an algorithm adds ``done``, ``_advance`` and its own state."""
+    """Shared machinery of the pruners; an algorithm adds ``done``, ``_advance`` and its own state.
+
+    trains: does it train the weights, so that several processes have to share what they learn?
+    """
+
+    trains = True
 
     def __init__(self, model: nn.Module, loss: Loss, sparsity: float, projection: Projection | None = None) -> None:
         self.name = type(self).__name__
@@ -43,7 +48,7 @@ class BasePruner:
         self.sparsity = checked_sparsity(self.name, sparsity)
         self.projection = projection or Projection()
         check_orientation(self.name, self.projection, self.layers)
-        self.ranks = Ranks(self.name, model, self.layers, self.projection)
+        self.ranks = Ranks(self.name, model, self.layers, self.projection, self.trains)
         stated = {"sparsity": self.sparsity, "projection": repr(self.projection), "layers": len(self.layers)}
         self.ranks.alike("arguments", lambda: None, **stated)
         self.ranks.check(0, weights=True)
@@ -79,10 +84,9 @@ class BasePruner:
                 once, on other devices when the metrics are read).
         """
         if self.done:
-            raise ValueError(
-                f"{self.name}: step: expected a run that is not done, got step {self._step + 1} after the last"
-            )
-        shards.reshard(self.model)
+            got = f"step {self._step + 1} after the last"
+            raise ValueError(f"{self.name}: step: expected a run that is not done, got {got}")
+        self.ranks.ready()
         if self._loaded:  # only now has the model's own state been loaded as well
             self.ranks.check(self._step, weights=True)
             self._loaded = False
@@ -133,9 +137,8 @@ class BasePruner:
         try:
             return next(batches)
         except StopIteration:
-            raise ValueError(
-                f"{self.name}: batches: expected another batch at step {self._step + 1}, got none"
-            ) from None
+            wanted = f"another batch at step {self._step + 1}"
+            raise ValueError(f"{self.name}: batches: expected {wanted}, got none") from None
 
     def _on_device(
         self, kind: str, detail: Any, drawn: list[Any], work: Callable[[list[Any]], dict[str, Tensor]]
@@ -163,9 +166,8 @@ class BasePruner:
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"{self.name}: loss: expected a scalar tensor, got {got}")
-        self._check(
-            ~torch.isfinite(value.detach()).reshape(()), f"{self.name}: loss: expected a finite value, got NaN or inf"
-        )
+        bad = ~torch.isfinite(value.detach()).reshape(())
+        self._check(bad, f"{self.name}: loss: expected a finite value, got NaN or inf")
 
     def _check(self, flag: Tensor, message: str) -> None:
         """Raise now where looking is free, else when the metrics are read."""

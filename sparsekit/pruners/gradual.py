@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import checked_count, checked_sparsity
-from sparsekit.pruners.magnitudes import remaining_magnitudes
 from sparsekit.pruners.ramp import Ramp
+from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.schedules import Schedule, as_schedule
 
 
@@ -40,6 +40,8 @@ class Gradual(BasePruner):
     Source: Zhu and Gupta, "To prune, or not to prune", 2017 (cubic). Pruned theta: moved by weight decay and momentum of
     the user's optimizer alone (see ``guard_``); it is never used or ranked again. ``GMP`` also trains.
     """
+
+    trains = False
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Gradual(BasePruner):
         target = self._ramp.target(self._step)
         if target is None:
             return {}
-        scores, key = remaining_magnitudes(self.layers, self.projection.pattern)
+        scores, key = remaining_magnitudes(self.layers, self.projection)
         return {"target": torch.tensor(target, dtype=torch.float64), **self._project(scores, target, key)}
 
     def _config(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sparsekit.gradients import Loss
 from sparsekit.nn import check_ranks
@@ -30,20 +31,35 @@ T = TypeVar("T")
 class Ranks:
     """The processes of one pruner, or this process alone.
 
+    Args:
+        trains: does the pruner train, so that processes without a common group part?
+
     group: of the DistributedDataParallel around the model, or of the mesh that its weights are sharded over; else None.
     """
 
-    def __init__(self, name: str, model: nn.Module, layers: Mapping[str, MaskedLayer], projection: Projection) -> None:
-        self.name, self.model = name, model
+    def __init__(
+        self, name: str, model: nn.Module, layers: Mapping[str, MaskedLayer], projection: Projection, trains: bool
+    ) -> None:
+        self.name, self.model, self.layers, self.trains = name, model, layers, trains
         weights = {n: layer.weight for n, layer in layers.items()}
         check_sharding(name, model, weights)
         self.sharded = any(map(shards.is_spread, weights.values()))
         self.group = replicas.group_of(model) or shards.group_of(weights.values())
-        if self.group is None:
+        if self.group is None and trains:
+            check_wrapper(name, model)
             self._warn_of_isolation(projection)
+        elif self.group is None:
+            return
         elif projection.group is not None:
             expected = "no group for a model that DistributedDataParallel or fully_shard spreads"
             raise ValueError(f"{name}: projection: expected {expected}, got {projection!r}")
+
+    def ready(self) -> None:
+        """Before a step: have fully_shard put away whole weights; raise if it was called after the pruner was made."""
+        shards.reshard(self.model)
+        if self.trains and self.sharded != any(shards.is_spread(layer.weight) for layer in self.layers.values()):
+            expected = "fully_shard called before the pruner is made"
+            raise ValueError(f"{self.name}: model: expected {expected}, got weights that were spread since")
 
     def _warn_of_isolation(self, projection: Projection) -> None:
         started = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -123,6 +139,13 @@ class Ranks:
         """``check_ranks`` where there are several."""
         if self.group is not None:
             check_ranks(self.model, self.group, step=step, weights=weights)
+
+
+def check_wrapper(name: str, model: nn.Module) -> None:
+    """Raise ValueError for a DistributedDataParallel somewhere inside, of which the pruner's averages would not know."""
+    if inner := next((n for n, m in model.named_modules() if isinstance(m, DistributedDataParallel)), None):
+        expected = "a network in one DistributedDataParallel around all of it"
+        raise ValueError(f"{name}: model: expected {expected}, got one inside it, `{inner}`")
 
 
 def check_sharding(name: str, model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -29,9 +29,9 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
-from sparsekit.pruners.magnitudes import remaining_magnitudes
 from sparsekit.pruners.metrics import Metrics
 from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
+from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.pruners.states import captured, checked_state, restore
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -172,7 +172,7 @@ class RoundPruner(BasePruner):
 
     def _scores(self) -> tuple[dict[str, Tensor], Key]:
         """What a pruning ranks, and the key to rank by."""
-        return remaining_magnitudes(self.layers, self.projection.pattern)
+        return remaining_magnitudes(self.layers, self.projection)
 
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None

@@ -126,6 +126,46 @@ def test_a_pruner_that_trains_and_is_made_when_training_starts(tmp_path: Path) -
     assert sk.masks(module).count() == sk.kept_count(8 * 16 + 16 * 3, 0.9)
 
 
+def bip(module: nn.Module) -> sk.BiP:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model.net(batch[0]), batch[1])
+
+    return sk.BiP(module, loss, 0.3, steps=8, lower=torch.optim.SGD(module.parameters(), 0.1))
+
+
+def test_a_pruner_takes_no_batches_from_a_loader_whose_workers_persist(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(DATA.dataset, batch_size=4, num_workers=1, persistent_workers=True)
+    seen: list[int] = []
+
+    class Watch(callbacks.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, index: int) -> None:
+            seen.append(index)
+
+    trainer(tmp_path, PruningCallback(bip), Watch()).fit(Module(), loader)
+    assert seen == [*range(5)] * 2 and loader.persistent_workers
+
+
+def test_several_loaders_are_refused(tmp_path: Path) -> None:
+    text = "PruningCallback: train_dataloader: expected one loader for a pruner that draws batches, got 2 loaders"
+    with pytest.raises(ValueError, match=text):
+        trainer(tmp_path, PruningCallback(bip)).fit(Module(), {"a": DATA, "b": DATA})
+
+
+def test_what_is_saved_before_the_training_starts(tmp_path: Path) -> None:
+    assert PruningCallback(gradual).state_dict() == {}  # a trainer that fails early may save as well
+    module = Module()
+    first = PruningCallback(gradual(module))
+    trainer(tmp_path, first, steps=4).fit(module, DATA)
+    state = first.state_dict()
+    for again in (PruningCallback(gradual(Module())), PruningCallback(gradual)):
+        again.load_state_dict(state)
+        assert again.state_dict() == state and state["pruner"]["step"] == 4
+    fresh, other = PruningCallback(gradual), Module()
+    fresh.load_state_dict({})
+    trainer(tmp_path, fresh).fit(other, DATA)
+    assert fresh.pruner.done
+
+
 def test_lightnings_own_average_of_weights(tmp_path: Path) -> None:
     module = Module()
     average = callbacks.EMAWeightAveraging(decay=0.9)  # averages buffers, unless told otherwise

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,19 @@ def build() -> nn.Module:
     return model
 
 
+class Watching(transformers.Trainer):
+    """Remembers the batches that it trains with."""
+
+    def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Tensor:
+        self.seen = [*getattr(self, "seen", ()), inputs["input_ids"].tolist()]
+        return super().training_step(model, inputs, *rest, **more)
+
+
 def train(model: nn.Module, callback: Any, folder: Path, steps: int, resume: str | None = None, **more: Any) -> Any:
     options = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 1, "save_steps": 3, "logging_steps": 1}
     batches = {"per_device_train_batch_size": 2, "learning_rate": 0.05, "lr_scheduler_type": "constant"}
     arguments = transformers.TrainingArguments(str(folder), max_steps=steps, **options, **batches, **more)
-    trainer = transformers.Trainer(model, arguments, train_dataset=DATA, callbacks=[callback])
+    trainer = Watching(model, arguments, train_dataset=DATA, eval_dataset=DATA, callbacks=[callback])
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -124,3 +133,26 @@ def test_a_pruner_that_trains_resumes_with_its_tensors(make: Any, tmp_path: Path
     train(again, callback, tmp_path, 6, str(tmp_path / "checkpoint-3"))
     assert callback.pruner.done and callback.pruner.cost.steps == 5
     assert sk.masks(again).count() == sk.kept_count(sk.masks(again).numel, 0.9)
+
+
+def test_a_pruner_takes_no_batches_from_a_loader_whose_workers_persist(tmp_path: Path) -> None:
+    seen = []
+    for make in (bip, gradual):
+        workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+        seen.append(train(build(), PruningCallback(make), tmp_path, 8, **workers).seen)
+    assert len(seen[0]) == 8 and seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("worst", [True, False])
+def test_a_best_checkpoint_from_before_the_last_pruning_is_told(tmp_path: Path, worst: bool) -> None:
+    model = build()
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": worst}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = train(
+            model, PruningCallback(gradual(model)), tmp_path, 9, eval_strategy="steps", eval_steps=3, **best
+        )
+    early = trainer.state.best_model_checkpoint.endswith("-3")
+    texts = [str(w.message) for w in told if "the model ends with sparsity" in str(w.message)]
+    assert early == worst == bool(texts) and (sk.masks(model).sparsity < 0.7) == worst
+    assert all("PruningCallback: model: the model ends with sparsity 0.5" in text for text in texts), texts

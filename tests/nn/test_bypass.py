@@ -220,6 +220,15 @@ class Harmless(Base):
     def resize_head(self, n: int) -> None:
         self.fc.weight = nn.Parameter(self.fc.weight[:n].clone())
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": self.fc.parameters()}, {"params": [self.other.weight], "lr": 0.1}], lr=1.0)
+
+    def _get_adapters(self) -> dict[str, nn.Parameter]:
+        return {name: m.weight for name, m in self.named_modules() if isinstance(m, nn.Linear)}
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.fc.parameters())
+
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.fc.weight.dtype).to(self.fc.weight.device)
         assert self.fc.weight.shape[0] == 3 and self.fc.weight.requires_grad

@@ -122,6 +122,10 @@ PRUNERS: dict[str, Maker] = {
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),
+    "Gradual": lambda model, loss, _: sk.Gradual(model, 0.7, steps=4),
+    "Gradual, filters": lambda model, loss, _: sk.Gradual(
+        model, 0.7, steps=4, projection=sk.Projection("filter", "global")
+    ),
 }
 
 
@@ -285,6 +289,10 @@ def faults(rank: int, world: int) -> None:
     )
     for key, value in bare._states["init"].items():
         assert torch.equal(wrapper._states["init"][key], value), key
+    inside = nn.Sequential(wrapped(rank)[1], nn.Identity())
+    text = "BiP: model: expected a network in one DistributedDataParallel around all of it, got one inside it, `0`"
+    all_raise(lambda: make(inside, linear_loss, None), "ValueError", text)
+    sk.Gradual(inside, 0.5, steps=1).step()  # looks at weights alone
     odd = Odd(last)
     text = "of the pattern"
     projection = sk.Projection(odd)
@@ -419,6 +427,33 @@ def resumed(rank: int, world: int) -> None:
         assert everyone(fresh.masks.hash()) == [pruner.masks.hash()] * world
 
 
+def checkpoints(rank: int, world: int) -> None:
+    """One file for each rank continues the run bit by bit; a file that one rank cannot read is an error on all."""
+    names: list[Any] = [None]
+    with tempfile.TemporaryDirectory() as folder:
+        names[0] = folder
+        dist.broadcast_object_list(names)
+        file = f"{names[0]}/{rank}.safetensors"
+        model, ddp = wrapped(rank)
+        pruner, batches = PRUNERS["BiP"](ddp, linear_loss, None), own_batches(rank, world, 2)
+        pruner.step(batches)
+        sk.save_checkpoint(file, model=ddp, pruner=pruner)
+        rest = list(islice(batches, 20))
+        pruner.fit(rest)
+        other, again = wrapped(rank, 5)
+        fresh = PRUNERS["BiP"](again, linear_loss, None)
+        gone = f"{names[0]}/none" if rank == world - 1 else file
+        text = "load_checkpoint: path: expected a checkpoint, got"
+        all_raise(
+            lambda: sk.load_checkpoint(gone, model=again, pruner=fresh), "ValueError", text, f"(on rank {world - 1})"
+        )
+        sk.load_checkpoint(file, model=again, pruner=fresh)
+        fresh.fit(rest)
+        assert fresh.masks == pruner.masks
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+        dist.barrier()
+
+
 def stale_model(rank: int, world: int) -> None:
     """A rank that has loaded the state of the pruner but not that of the model is found by the next step."""
     model, ddp = wrapped(rank)
@@ -470,6 +505,7 @@ def recalibrated(rank: int, world: int) -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     if rank == 0:
         names = sk.sparsify(ddp, skip=["0"])
+        assert [layer.name for layer in sk.inspect(ddp).layers] == ["5"]
         assert names.masked == ["5"] and list(sk.masks(ddp)) == ["5"] and "5.weight" in sk.dense_state_dict(ddp)
         with tempfile.TemporaryDirectory() as folder:
             sk.save(ddp, folder)

@@ -135,6 +135,12 @@ def refused(rank: int, world: int) -> None:
     )
     for call in (lambda: sk.save(model, "nowhere"), lambda: sk.load(model, "nowhere")):
         all_raise(call, "ValueError", "model: expected plain weights, got the DTensor `fc.weight`; gather and spread")
+    for name, call in {
+        "inspect": lambda: sk.inspect(model),
+        "export": lambda: sk.export(model, "nowhere", "safetensors"),
+        "speed": lambda: sk.speed(model, torch.ones(1, 4, 3, 3, dtype=torch.float64)),
+    }.items():
+        all_raise(call, "ValueError", f"{name}: model: expected plain weights, got the DTensor `fc.weight`")
     z = {"fc": torch.ones(10, 36, dtype=torch.float64)}
     batch = next(own_batches(rank, world, 2))
     all_raise(
@@ -151,6 +157,11 @@ def refused(rank: int, world: int) -> None:
     all_raise(
         lambda: masked(torch.ones(1, 8)), "ValueError", "masked_linear: weight: expected a plain tensor, got a DTensor"
     )
+    late = exact(1)
+    pruner = undistributed(PRUNERS["BiP"], late, linear_loss, None)
+    fully_shard(late, mesh=mesh)  # pyright: ignore[reportArgumentType]
+    text = "BiP: model: expected fully_shard called before the pruner is made, got weights that were spread since"
+    all_raise(lambda: pruner.step(iter([batch] * 4)), "ValueError", text)
     grid = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicas", "shards"))
     hybrid = exact(1)
     fully_shard(hybrid, mesh=grid)

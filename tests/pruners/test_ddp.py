@@ -15,13 +15,14 @@ JOBS = {
         "faults",
         "divergence",
         "resumed",
+        "checkpoints",
         "stale_model",
         "recalibrated",
     ],
     "fsdp_jobs": ["masks_of_one_process", "finalized", "refused", "statistics"],
 }
 # On four ranks, which share few cores, only what another number than two may change.
-ONLY_TWO = {"losses_that_fail", "faults", "stale_model", "recalibrated", "statistics"}
+ONLY_TWO = {"losses_that_fail", "faults", "checkpoints", "stale_model", "recalibrated", "statistics"}
 CASES = [(w, m, job) for w in (2, 4) for m, jobs in JOBS.items() for job in jobs if w == 2 or job not in ONLY_TWO]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnitudes of the weights that are left: scores under which what is pruned stays pruned."""
+"""Magnitudes of what is left, for pruners that never take anything back."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import Tensor
 
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards, unpack_mask
-from sparsekit.patterns import Key, Pattern, Unstructured
+from sparsekit.patterns import Key, Unstructured
+from sparsekit.projection import Projection
 
 # In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
 _LEAST = 1e-60
 
 
-def remaining_magnitudes(layers: Mapping[str, MaskedLayer], pattern: Pattern) -> tuple[dict[str, Tensor], Key]:
-    """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included."""
-    single = isinstance(pattern, Unstructured)
+def remaining_magnitudes(layers: Mapping[str, MaskedLayer], projection: Projection) -> tuple[dict[str, Tensor], Key]:
+    """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included.
+
+    Returns:
+        layer name -> scores of the weight's shape, spread as the weight is; "value" for single weights, else "magnitude".
+    """
+    single = isinstance(projection.pattern, Unstructured)
     scores = {}
 
     def of_part(weight: Tensor, words: Tensor) -> Tensor:
@@ -29,5 +34,6 @@ def remaining_magnitudes(layers: Mapping[str, MaskedLayer], pattern: Pattern) ->
         return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
 
     for name, layer in layers.items():
-        scores[name] = shards.on_parts(of_part, layer.weight, layer.spread_words, shape=layer.weight.shape)
+        weight = layer.weight.detach()
+        scores[name] = shards.on_parts(of_part, weight, layer.spread_words, shape=weight.shape)
     return scores, "value" if single else "magnitude"
