@@ -65,10 +65,10 @@ _QUICK = recipe_for("cifar10", dense_epochs=16, epochs=8, lr=0.1)
 _EVERY = ("imp", "imp-lth", "imp-budget", "omp", "gmp", "dpf", "random-erk", "bip", "bip-cubic", "bip-1pass", "spode")
 
 _SMALL = recipe_for(
-    "cifar10", network="resnet8", limit=4000, image_size=16, dense_epochs=16, epochs=8, lr=0.05, ode_batch=256
+    "cifar10", network="resnet8", limit=4000, image_size=16, dense_epochs=12, epochs=6, lr=0.05, ode_batch=256
 )
 _SMALL_METHODS = (
-    *("imp", "omp", "random-erk", "dense@4", "spode", "bip-cubic", "bip-1pass-separate"),
+    *("imp", "omp", "dense@2", "spode", "bip-cubic"),
     *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (1, 2, 4)),
     *budgets(("bip",), (1, 2)),
 )
