@@ -17,6 +17,7 @@ from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.data import Data, load_data
 from sparsekit.benchmarks.dense_file import Dense, read_dense, write_dense
+from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter, flops_per_image
@@ -53,6 +54,7 @@ class Workbench:
     def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device: expected a CUDA device, got none; see `sparsekit doctor`")
+        environment()  # the stamp tells of the source that is loaded now
         self.recipe, self.out = recipe, Path(out)
         self.every, self.stop = every, Stop()
         self.loss = LOSSES[recipe.precision]

@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +44,14 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": {"model": _attempt(_cpu_model), "cores": _attempt(_cores), "threads": torch.get_num_threads()},
         "gpu": _attempt(_gpu),
-        "git": {"commit": _attempt(_git_commit), "dirty": _attempt(_git_dirty)},
+        "git": _source(),
     }
+
+
+@cache
+def _source() -> dict[str, Any]:
+    """The source as it was when this process first asked: what is changed later is not what runs."""
+    return {"commit": _attempt(_git_commit), "dirty": _attempt(_git_dirty)}
 
 
 def _attempt(probe: Callable[[], T]) -> T | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def test_the_stamp_is_json_and_names_versions_and_machine():
     assert stamp["cpu"]["model"] and stamp["cpu"]["cores"] >= 1
     assert datetime.fromisoformat(stamp["timestamp"]).utcoffset() == timedelta(0)
     assert (stamp["gpu"] is None) == (not torch.cuda.is_available())
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """The source is looked up once in a process."""
+    module._source.cache_clear()
+    yield
+    module._source.cache_clear()
 
 
 def test_it_never_fails(monkeypatch):
