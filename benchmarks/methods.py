@@ -42,7 +42,8 @@ class Method:
     between: (start, seed) -> changes masks or weights before what follows.
     passes: (recipe, sparsity, images of an epoch) -> cost of a run in dense-equivalent epochs, whatever follows included.
     steps: (recipe, sparsity, steps of an epoch) -> steps of the first pruner.
-    structured: can it prune filters and channels? chained: does a run do, on its way, exactly what runs at lower rungs do?
+    pretrained: does it need the dense network? structured: can it prune filters and channels?
+    chained: does a run do, on its way, exactly what runs at lower rungs do?
     """
 
     build: Callable[[Start], BasePruner]
@@ -52,6 +53,7 @@ class Method:
     between: Callable[[Start, int], None] | None = None
     then: Callable[[Start], BasePruner] | None = None
     ode_batches: bool = False
+    pretrained: bool = True
     structured: bool = True
     chained: bool = False
     summary: str = ""
@@ -139,7 +141,12 @@ METHODS: dict[str, Method] = {
     "gmp": Method(ramped(GMP), _phase_epochs(1), _phase_steps, summary="gradual magnitude pruning in one run"),
     "dpf": Method(ramped(DPF), _phase_epochs(1), _phase_steps, summary="dynamic pruning with feedback, cubic ramp"),
     "random-erk": Method(
-        random_erk, _phase_epochs(1), _phase_steps, structured=False, summary="random masks by ERK, trained from init"
+        random_erk,
+        _phase_epochs(1),
+        _phase_steps,
+        pretrained=False,
+        structured=False,
+        summary="random masks by ERK, trained from init",
     ),
 }
 

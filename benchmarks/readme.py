@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the tables of README.md and docs/kernels.md from the rows under benchmarks/results: no row, no claim.
+"""Fills the tables of README.md, docs/kernels.md and docs/results.md from the rows under benchmarks/results: no row, no claim.
 
 A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is a key of TABLES.
 ``python -m sparsekit.benchmarks.readme`` rewrites the files, ``--check`` only tells whether it would change.
@@ -12,7 +12,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sparsekit.benchmarks.reporting.findings import CHECKPOINT, PRETRAINING
 from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
@@ -39,12 +41,12 @@ from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-DOCUMENTS = (README, README.parent / "docs" / "kernels.md")
+DOCUMENTS = (README, *(README.parent / "docs" / name for name in ("kernels.md", "results.md")))
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
 
-def speedup_table(rows: Iterable[Row], suite: str, **settings: str) -> str:
+def speedup_table(rows: Iterable[Row], suite: str, **settings: Any) -> str:
     """What the rows of a suite of ``sparsekit speedup`` say; EMPTY without rows. settings: of its recipe, as it was run."""
     chosen = chosen_suite({"suite": suite, "device": "cpu", **settings})
     own = {config.id for config in chosen.configs()}
@@ -69,12 +71,34 @@ def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
     return "\n".join(_group(group) for group in summarise(chosen).groups) or EMPTY
 
 
+SPEEDUPS: dict[str, dict[str, Any]] = {
+    "speedup-smoke": {"suite": "smoke"},
+    "speedup-small": {"suite": "small", "data": ".data/cifar10"},
+    "speedup-schedule": {"suite": "smoke", "methods": "imp,bip@0.625", "epochs": 16, "sparsity": "0.488,0.866"},
+    "speedup-quick": {
+        "suite": "quick",
+        "data": ".data/cifar10",
+        "limit": 3000,
+        "image_size": 16,
+        "epochs": 2,
+        "dense_epochs": 4,
+        "seeds": 1,
+    },
+    "speedup-ablate": {
+        "suite": "ablate",
+        "data": "digits",
+        "network": "convnet",
+        "batch_size": 64,
+        "sparsity": "0.945,0.986",
+    },
+}
+"""Options of ``sparsekit speedup`` behind each table."""
+
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
-    "speedup-smoke": lambda rows: speedup_table(rows, "smoke"),
-    "speedup-small": lambda rows: speedup_table(rows, "small", data=".data/cifar10"),
+    **{name: partial(speedup_table, **settings) for name, settings in SPEEDUPS.items()},
     "kernels": kernel_table,
     "kernels-ours": lambda rows: kernel_table(row for row in rows if str(row.get("provider")).startswith("sparsekit")),
     "steps": lambda rows: kernel_table(

@@ -69,8 +69,8 @@ _SMALL = recipe_for(
 )
 _SMALL_METHODS = (
     *("imp", "omp", "dense@2", "spode", "bip-cubic"),
-    *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (1, 2, 4)),
-    *budgets(("bip",), (1, 2)),
+    *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (0.25, 0.5, 1, 2, 4)),
+    *budgets(("bip",), (0.5, 1, 2)),
 )
 _ABLATED = ("imp", "bip", "bip-finetune", "bip-cubic", "bip-1pass", "spode-bip", *ABLATIONS)
 _PAPER = recipe_for("cifar10", dense_epochs=160, epochs=160, lr=0.1)

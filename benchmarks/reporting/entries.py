@@ -89,8 +89,8 @@ def _spending(runs: Sequence[Run], machine: str | None, dense: int) -> Spending:
     energy = _sums(((run.energy, run.dense_energy) for run in runs if run.machine == machine), dense)
     memory = [x for run in runs for x in (run.peak_memory, run.dense_peak_memory)[: 1 + dense] if x is not None]
     return Spending(
-        work=_describe([run.work + dense * run.dense_epochs for run in runs]),
-        seconds=_describe([run.seconds + dense * run.dense_seconds for run in runs if run.machine == machine]),
+        work=_describe([run.work + dense * run.pretraining_epochs for run in runs]),
+        seconds=_describe([run.seconds + dense * run.pretraining_seconds for run in runs if run.machine == machine]),
         flops=sum(flops) / len(flops) if flops else None,
         peak_memory=max(memory, default=None),
         energy=sum(energy) / len(energy) if energy else None,

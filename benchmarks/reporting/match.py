@@ -132,8 +132,8 @@ def saving(against: BySeed, ours: BySeed, names: tuple[str, str]) -> Saving | No
 
 def _clock(timed: Sequence[tuple[Run, Run]], pairs: Sequence[tuple[Run, Run]], dense: int) -> Clock:
     """Ratios of seconds over `timed` and of work over `pairs`, with `dense` times the pretraining on both sides."""
-    seconds = [[run.seconds + dense * run.dense_seconds for run in side] for side in zip(*timed, strict=True)]
-    work = [[run.work + dense * run.dense_epochs for run in side] for side in zip(*pairs, strict=True)]
+    seconds = [[run.seconds + dense * run.pretraining_seconds for run in side] for side in zip(*timed, strict=True)]
+    work = [[run.work + dense * run.pretraining_epochs for run in side] for side in zip(*pairs, strict=True)]
     return Clock(ratio_of_sums(*seconds) if seconds else None, ratio_of_sums(*work))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.rows import Row
 
 PER_RUN_KEYS = frozenset({"method", "sparsity", "seed", "options"})
@@ -66,6 +67,16 @@ class Run:
     dense_flops: float | None = None
     dense_peak_memory: float | None = None
     dense_energy: float | None = None
+
+    @property
+    def pretraining_epochs(self) -> float:
+        """Dense-equivalent epochs before the method; none for one that starts from the initial weights and needs no others."""
+        return self.dense_epochs if _needs_dense(self.method) else 0.0
+
+    @property
+    def pretraining_seconds(self) -> float:
+        """Likewise in seconds."""
+        return self.dense_seconds if _needs_dense(self.method) else 0.0
 
     @property
     def machine(self) -> str:
@@ -169,7 +180,7 @@ def read(row: Row) -> Run:
             seconds=float(cost["seconds"]),
             selection_seconds=float(cost["selection_seconds"]),
             **{name: _optional(cost.get(name)) for name in RESOURCES},
-            **{f"dense_{name}": _optional(dense.get(name)) for name in RESOURCES},
+            **{f"dense_{name}": _optional(dense.get(name)) if _needs_dense(method) else 0.0 for name in RESOURCES},
         )
     except KeyError as error:
         raise ValueError(f"read: row {row.get('id', '?')}: expected key {error}, got none") from error
@@ -182,6 +193,11 @@ def _key(row: Row) -> tuple[str, str, float, int]:
         return recipe_of(row), str(row["method"]), round(float(row["sparsity"]), 9), int(row["seed"])
     except KeyError as error:
         raise ValueError(f"read: row {row.get('id', '?')}: expected key {error}, got none") from error
+
+
+def _needs_dense(method: str) -> bool:
+    own = method.partition("@")[0]
+    return own not in METHODS or METHODS[own].pretrained
 
 
 def _optional(value: Any) -> float | None:

@@ -114,8 +114,10 @@ def speedup_of_runs(runs: Sequence[Run], method: str, baseline: str, sparsity: f
             ratio_of_sums([r.work for r in base], [r.work for r in ours]),
         ),
         pretraining=Clock(
-            ratio_of_sums([r.seconds + r.dense_seconds for r in base], [r.seconds + r.dense_seconds for r in ours]),
-            ratio_of_sums([r.work + r.dense_epochs for r in base], [r.work + r.dense_epochs for r in ours]),
+            ratio_of_sums(
+                [r.seconds + r.pretraining_seconds for r in base], [r.seconds + r.pretraining_seconds for r in ours]
+            ),
+            ratio_of_sums([r.work + r.pretraining_epochs for r in base], [r.work + r.pretraining_epochs for r in ours]),
         ),
         factors=factors_of(base, ours),
     )

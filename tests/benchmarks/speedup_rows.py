@@ -27,6 +27,7 @@ COSTS: dict[str, tuple[float, float, float, float]] = {
     "imp-lth": (104, 1.0, 1.0, 0.5),
     "imp-budget": (16, 1.0, 1.0, 0.5),
     "omp": (8, 1.0, 1.0, 0.1),
+    "random-erk": (8, 1.0, 1.0, 0.1),
     "gmp": (8, 1.0, 1.0, 0.3),
     "bip": (8, 2.0, 1.1, 1.0),
     "bip-1pass": (8, 1.0, 1.2, 1.0),

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,18 +63,23 @@ def repository(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
+def stamp_now() -> dict[str, Any]:
+    module._source.cache_clear()
+    return environment()["git"]
+
+
 def test_commit_and_dirty_flag(repository: Path):
-    assert environment()["git"] == {"commit": None, "dirty": None}
+    assert stamp_now() == {"commit": None, "dirty": None}
     git(repository, "add", ".")
     git(repository, "commit", "-q", "-m", "first")
-    stamp = environment()["git"]
+    stamp = stamp_now()
     assert len(stamp["commit"]) >= 7 and stamp["dirty"] is False
     (repository / "benchmarks" / "results").mkdir()
     (repository / "benchmarks" / "results" / "new.jsonl").write_text("{}")
     (repository / "notes.txt").write_text("not part of the source")
-    assert environment()["git"]["dirty"] is False
+    assert stamp_now()["dirty"] is False
     (repository / "benchmarks" / "environment.py").write_text("changed")
-    assert environment()["git"] == {"commit": stamp["commit"], "dirty": True}
+    assert stamp_now() == {"commit": stamp["commit"], "dirty": True}
 
 
 def test_a_copy_inside_another_repository_has_no_commit(repository: Path):
