@@ -74,6 +74,12 @@ def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
 SPEEDUPS: dict[str, dict[str, Any]] = {
     "speedup-smoke": {"suite": "smoke"},
     "speedup-small": {"suite": "small", "data": ".data/cifar10"},
+    "speedup-ten": {
+        "suite": "small",
+        "data": ".data/cifar10",
+        "methods": "imp-budget,imp-budget@2,imp-budget@4,gmp,gmp@2,bip-1pass,bip-1pass@2",
+        "seeds": 10,
+    },
     "speedup-schedule": {"suite": "smoke", "methods": "imp,bip@0.625", "epochs": 16, "sparsity": "0.488,0.866"},
     "speedup-quick": {
         "suite": "quick",
