@@ -24,6 +24,8 @@ Structure = Annotated[
     str | None,
     typer.Option(help="unstructured; filter (spares the last layer) or channel (spares the first), layer by layer."),
 ]
+ImageSize = Annotated[int | None, typer.Option(help="Pixels per side that images are scaled to.")]
+Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
 Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]

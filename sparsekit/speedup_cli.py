@@ -11,9 +11,19 @@ import typer
 
 from sparsekit.config_cli import configurable
 from sparsekit.console import ERR, OUT, Json, plain_table, print_json, reported
-from sparsekit.recipe_cli import BatchSize, DenseEpochs, Device, Epochs, Limit, NetworkName, Root, Threads, set_threads
-
-ImageSize = Annotated[int | None, typer.Option(help="Pixels per side that images are scaled to.")]
+from sparsekit.recipe_cli import (
+    BatchSize,
+    DenseEpochs,
+    Device,
+    Epochs,
+    ImageSize,
+    Limit,
+    NetworkName,
+    Precision,
+    Root,
+    Threads,
+    set_threads,
+)
 
 
 @configurable
@@ -30,7 +40,7 @@ def speedup(
     dense_epochs: DenseEpochs = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")] = None,
+    precision: Precision = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[
