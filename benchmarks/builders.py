@@ -61,21 +61,19 @@ def make_sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
     return build
 
 
+def _trained(kind: Callable[..., BasePruner], start: Start, **own: Any) -> BasePruner:
+    """A pruner that trains the weights with the recipe's optimizer; ``own`` adds to what all of these get, or replaces it."""
+    shared = {"optimizer": make_sgd(start.recipe), "projection": projection_of(start.recipe)}
+    return kind(start.model, start.loss, start.sparsity, **(shared | own))
+
+
 def imp(rewind: str) -> Callable[[Start], BasePruner]:
     """IMP with the recipe's phase per round."""
 
     def build(start: Start) -> BasePruner:
-        return IMP(
-            start.model,
-            start.loss,
-            start.sparsity,
-            optimizer=make_sgd(start.recipe),
-            steps_per_round=start.steps,
-            rewind=rewind,
-            rewind_state=start.init if rewind == "init" else None,
-            projection=projection_of(start.recipe),
-            options=IMPOptions(rate=start.recipe.imp_rate),
-        )
+        state = start.init if rewind == "init" else None
+        options = IMPOptions(rate=start.recipe.imp_rate)
+        return _trained(IMP, start, steps_per_round=start.steps, rewind=rewind, rewind_state=state, options=options)
 
     return build
 
@@ -88,40 +86,17 @@ def budget_epochs(recipe: Recipe) -> int:
 def imp_budget(start: Start) -> BasePruner:
     """IMP with a fixed total of retraining."""
     budget = budget_epochs(start.recipe) * start.steps_per_epoch
-    return IMP(
-        start.model,
-        start.loss,
-        start.sparsity,
-        optimizer=make_sgd(start.recipe),
-        budget=budget,
-        projection=projection_of(start.recipe),
-        options=IMPOptions(rate=start.recipe.imp_rate),
-    )
+    return _trained(IMP, start, budget=budget, options=IMPOptions(rate=start.recipe.imp_rate))
 
 
 def omp(start: Start) -> BasePruner:
     """OMP, rewound to the weights before training."""
-    return OMP(
-        start.model,
-        start.loss,
-        start.sparsity,
-        optimizer=make_sgd(start.recipe),
-        steps=start.steps,
-        rewind_state=start.init,
-        projection=projection_of(start.recipe),
-    )
+    return _trained(OMP, start, steps=start.steps, rewind_state=start.init)
 
 
 def one_shot(start: Start) -> BasePruner:
     """One-shot magnitude pruning with the recipe's phase of fine-tuning."""
-    return OneShotMagnitude(
-        start.model,
-        start.loss,
-        start.sparsity,
-        optimizer=make_sgd(start.recipe),
-        steps=start.steps,
-        projection=projection_of(start.recipe),
-    )
+    return _trained(OneShotMagnitude, start, steps=start.steps)
 
 
 def dense(start: Start) -> BasePruner:
@@ -176,31 +151,13 @@ def reinitialised(start: Start, seed: int) -> None:
 
 def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:
     """GMP or DPF over one phase."""
-
-    def build(start: Start) -> BasePruner:
-        return kind(
-            start.model,
-            start.loss,
-            start.sparsity,
-            optimizer=make_sgd(start.recipe),
-            steps=start.steps,
-            projection=projection_of(start.recipe),
-        )
-
-    return build
+    return lambda start: _trained(kind, start, steps=start.steps)
 
 
 def random_erk(start: Start) -> BasePruner:
     """Random masks by ERK, trained from the weights before training."""
-    return RandomPruning(
-        start.model,
-        start.loss,
-        start.sparsity,
-        optimizer=make_sgd(start.recipe),
-        steps=start.steps,
-        rewind_state=start.init,
-        projection=Projection(allocation=ERK()),
-    )
+    own = {"steps": start.steps, "rewind_state": start.init, "projection": Projection(allocation=ERK())}
+    return _trained(RandomPruning, start, **own)
 
 
 def spode(start: Start) -> BasePruner:

@@ -71,7 +71,7 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
         ValueError: a row lacks a number.
     """
     summary = summarise(rows, baseline)
-    html = _template().render(
+    html = template("report.html.j2").render(
         summary=summary,
         heading=title(summary.groups[0]) if len(summary.groups) == 1 else "Comparison of pruning methods",
         title=title,
@@ -92,7 +92,8 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
     return path
 
 
-def _template() -> Template:
+def template(name: str, /, **filters: Any) -> Template:
+    """A page among the templates, with the words that all pages share and ``filters`` of its own."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -100,8 +101,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= FILTERS
-    return environment.get_template("report.html.j2")
+    environment.filters |= FILTERS | filters
+    return environment.get_template(name)
 
 
 def as_json(rows: Iterable[Row], baseline: str = "imp") -> dict[str, Any]:

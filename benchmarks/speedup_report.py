@@ -8,17 +8,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from rich.table import Table
 
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import as_json
+from sparsekit.benchmarks.report import template
 from sparsekit.benchmarks.reporting import naming, speedup_lines, wording
 from sparsekit.benchmarks.reporting.caveats import cautions, gaps
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS, headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Level, Report, summarise_suite
-from sparsekit.benchmarks.reporting.origin import describe_environment, flat
+from sparsekit.benchmarks.reporting.origin import describe_environment
 from sparsekit.benchmarks.reporting.paper import compressed
 from sparsekit.benchmarks.reporting.speedup_bars import compared, factors_figure, gain_figure
 from sparsekit.benchmarks.reporting.speedup_curves import (
@@ -36,22 +36,11 @@ from sparsekit.tensor_file import replace_file
 
 __all__ = ["Report", "speedup_json", "speedup_markdown", "speedup_tables", "summarise_suite", "write_speedup"]
 
-TEMPLATES = Path(__file__).parent / "templates"
-
 FILTERS = {
     "amount": naming.amount,
     "budget": naming.budget,
     "count": wording.count,
-    "flat": flat,
     "name": naming.name_of,
-    "number": wording.number,
-    "percent": wording.percent,
-    "plain": wording.number_plain,
-    "points": wording.points,
-    "points_range": wording.points_range,
-    "seconds": wording.seconds_text,
-    "sparsity": wording.sparsity_text,
-    "spread": wording.spread,
 }
 
 WORDS = {
@@ -96,7 +85,7 @@ def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path) -> Path:
         ValueError: a row of the suite lacks a number.
     """
     report = summarise_suite(rows, suite)
-    html = _template().render(
+    html = template("speedup.html.j2", **FILTERS).render(
         report=report,
         suite=suite,
         config=as_json(suite.recipe),
@@ -171,15 +160,3 @@ def _owns(report: Report) -> list[str]:
 
 def _marked(figure: Any) -> Any:
     return lambda *arguments: Markup(figure(*arguments))
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template("speedup.html.j2")
