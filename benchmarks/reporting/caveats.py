@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS
 from sparsekit.benchmarks.reporting.entries import Entry
 from sparsekit.benchmarks.reporting.levels import Level, Report

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.levels import BUDGETED, Gain, Level, Report, Verdicts
 from sparsekit.benchmarks.reporting.naming import budget, hardware, listed, name_of, ratio_text, setting
 from sparsekit.benchmarks.reporting.paper import compressed

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.match import Saving
 from sparsekit.benchmarks.reporting.runs import Run
 from sparsekit.benchmarks.reporting.verdict import BySeed, Judgement

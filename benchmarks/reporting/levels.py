@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsekit.benchmarks.methods import split_name
-from sparsekit.benchmarks.recipe import Recipe, as_json, from_json
+from sparsekit.benchmarks.recipe import Recipe, as_json, from_json, split_name
 from sparsekit.benchmarks.reporting.entries import Entry, entry_of
 from sparsekit.benchmarks.reporting.match import Match, Saving, saving, time_to_match
 from sparsekit.benchmarks.reporting.paper import Published, published

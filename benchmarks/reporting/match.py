@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.runs import Run
 from sparsekit.benchmarks.reporting.speedup import Clock, Factors, factors_of, ratio_of_sums
 from sparsekit.benchmarks.reporting.verdict import BySeed, Judgement, Reason

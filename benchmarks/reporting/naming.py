@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparsekit.benchmarks.methods import split_name
-from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.recipe import Recipe, split_name
 from sparsekit.benchmarks.reporting.paper import data_name
 from sparsekit.benchmarks.reporting.speedup import Ratio
 from sparsekit.benchmarks.reporting.wording import MISSING, TIMES, count, label, number

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.entries import Entry
 from sparsekit.benchmarks.reporting.figures import (
     FAINT,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
-from sparsekit.benchmarks.methods import split_name
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.claims import REASONS
 from sparsekit.benchmarks.reporting.entries import Entry
 from sparsekit.benchmarks.reporting.levels import Level, Report, Verdicts

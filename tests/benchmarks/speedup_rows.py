@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsekit.benchmarks.methods import split_name
-from sparsekit.benchmarks.recipe import Recipe, as_json
+from sparsekit.benchmarks.recipe import Recipe, as_json, split_name
 from sparsekit.benchmarks.speedup_suites import Suite
 
 RECIPE = Recipe(data="cifar10", network="resnet20", dense_epochs=16, epochs=8, device="cuda")

@@ -319,7 +319,7 @@ COSTS = {
 
 
 def test_the_table_of_costs_is_complete() -> None:
-    assert list(COSTS) == EVERY and len(imp_ladder(SPARSITY, SMALL.imp_rate)) == 3
+    assert set(COSTS) == set(EVERY) and len(imp_ladder(SPARSITY, SMALL.imp_rate)) == 3
 
 
 @pytest.mark.parametrize("method", ABLATIONS)
