@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
+from sparsekit.benchmarks.curves import curve_of
 from sparsekit.benchmarks.data import Data, load_data
 from sparsekit.benchmarks.dense_file import Dense, read_dense, write_dense
 from sparsekit.benchmarks.environment import environment
@@ -24,9 +25,10 @@ from sparsekit.benchmarks.meter import Meter, flops_per_image
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
-from sparsekit.benchmarks.training import LOSSES, OnStep, autocast, clock, ignore, train
+from sparsekit.benchmarks.training import OnStep, autocast, clock, ignore, loss_for, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
+from sparsekit.pruners.learning_rate import as_curve
 
 ADOPTED = "adopted.safetensors"
 
@@ -57,11 +59,12 @@ class Workbench:
         environment()  # the stamp tells of the source that is loaded now
         self.recipe, self.out = recipe, Path(out)
         self.every, self.stop = every, Stop()
-        self.loss = LOSSES[recipe.precision]
+        self.loss = loss_for(recipe.precision, recipe.label_smoothing)
         self.claims: Claims | None = None
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
-        if recipe.batch_size > len(data.y_train):
-            raise ValueError(f"batch_size: expected <= {len(data.y_train)} images, got {recipe.batch_size}")
+        for name in ("batch_size", "dense_batch_size"):
+            if (getattr(recipe, name) or 0) > len(data.y_train):
+                raise ValueError(f"{name}: expected <= {len(data.y_train)} images, got {getattr(recipe, name)}")
         self.data = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         self._dense: dict[int, Dense] = {}
         self._warm = False
@@ -77,6 +80,11 @@ class Workbench:
     def steps_per_epoch(self) -> int:
         """Whole batches in one epoch."""
         return self.images // self.recipe.batch_size
+
+    @property
+    def dense_steps(self) -> int:
+        """Steps of the dense training, whose batches may be of another size."""
+        return self.recipe.dense_epochs * (self.images // self.recipe.dense_part().batch_size)
 
     @property
     def epoch_images(self) -> int:
@@ -122,11 +130,14 @@ class Workbench:
     ) -> float:
         """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives.
 
+        Phase 0 is the dense training, any other fine-tuning: each has settings of its own in the recipe.
+
         also: plain values that the checkpoints hold besides.
         """
         begun = keeper.begun()
         begun = begun if begun.get("phase") == phase else {}
-        optimizer = make_sgd(self.recipe)(list(model.parameters()))
+        recipe = self.recipe.finetune_part() if phase else self.recipe.dense_part()
+        optimizer = make_sgd(recipe)(list(model.parameters()))
         self.seed_all(seed, phase)
         if begun:
             keeper.restore(model, optimizer=optimizer)
@@ -146,8 +157,12 @@ class Workbench:
             keeper.offer(state)
 
         with keeper.running():
-            batches = self.batches(seed, phase, first=first)
-            how = {"loss_of": self.loss, "graphs": self.recipe.graphs}
+            batches = self.batches(seed, phase, recipe.batch_size, first)
+            how = {
+                "loss_of": self.loss,
+                "graphs": recipe.graphs,
+                "curve": as_curve("fit", "curve", curve_of(recipe.curve)),
+            }
             train(model, batches, optimizer, steps, on_step=after, first=first, **how)
         return watch.seconds
 
@@ -206,7 +221,7 @@ class Workbench:
         self.adopt(seed, file)
 
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        model, steps = self.network(seed), self.recipe.dense_epochs * self.steps_per_epoch
+        model, steps = self.network(seed), self.dense_steps
         keeper = self.keeper(file.with_suffix(".unfinished.safetensors"), {"kind": "dense", "seed": seed})
         self.warm_up()
         meter = Meter(self.recipe.device, whole=not keeper.begun())
@@ -218,7 +233,7 @@ class Workbench:
             "epochs": self.recipe.dense_epochs,
             "seconds": seconds,
             "passes": steps,
-            "flops": steps * self.recipe.batch_size * self.flops,
+            "flops": steps * self.recipe.dense_part().batch_size * self.flops,
             **measured,
         }
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}

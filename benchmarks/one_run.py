@@ -90,7 +90,7 @@ def run_model(
     if config.recipe != bench.recipe:
         raise ValueError("compare: configs: expected the recipe of the workbench for every run, got another one")
     recipe, method = config.own_recipe, as_method(config.method)
-    dense = bench.dense(config.seed, progress.dense(config.seed, recipe.dense_epochs * bench.steps_per_epoch))
+    dense = bench.dense(config.seed, progress.dense(config.seed, bench.dense_steps))
     model = bench.network(config.seed)
     model.load_state_dict(dense.state)
     sparsify_for(model, recipe)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from sparsekit.benchmarks.curves import curve_of
 from sparsekit.pruners.checks import checked_count, checked_sparsity
+from sparsekit.pruners.polarisers import POLARISERS
 
 # Smallest and largest values that make sense; far beyond, a run would not end, nor its plan fit into memory.
 _COUNTS: dict[str, tuple[int, int]] = {
@@ -18,12 +20,13 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "epochs": (1, 10**5),
     "budget_epochs": (0, 10**6),
     "batch_size": (2, 10**7),
+    "dense_batch_size": (2, 10**7),
     "ode_steps": (1, 10**6),
     "ode_batch": (2, 10**7),
     "limit": (1, 10**9),
     "image_size": (1, 10**4),
 }
-_OPTIONAL = ("limit", "image_size")
+_OPTIONAL = ("limit", "image_size", "dense_batch_size", "dense_lr", "dense_weight_decay", "lower_lr", "finetune_lr")
 LARGEST_SEED, MAX_SEEDS, MAX_THREADS = 2**32 - 1, 10_000, 1024
 STRUCTURES = ("unstructured", "filter", "channel")
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -34,21 +37,31 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "upper_lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
     "gamma": ("a number > 0 or inf", lambda x: x > 0),
     "radius": ("a finite number >= 1", lambda x: 1 <= x < math.inf),
+    "label_smoothing": ("a number in [0, 1)", lambda x: 0 <= x < 1),
+    "score_momentum": ("a number in [0, 1)", lambda x: 0 <= x < 1),
 }
+_NUMBERS |= dict.fromkeys(("dense_lr", "lower_lr", "finetune_lr"), _NUMBERS["lr"])
+_NUMBERS["dense_weight_decay"] = _NUMBERS["weight_decay"]
+_CURVES = ("curve", "dense_curve", "finetune_curve")
+_CHOICES = {"structure": STRUCTURES, "precision": ("fp32", "bf16"), "device": ("cpu", "cuda"), "polariser": POLARISERS}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the methods of one comparison share. Learning rates follow SGD with Nesterov momentum, cosine.
+    """Everything that the methods of one comparison share; all that train take SGD with momentum.
 
     data: name or folder for load_data. limit: examples of each split, None for all. network: name for build_network.
     dense_epochs: of the dense training that every method starts from. epochs: of one retraining phase: a round of IMP, the
         retraining of OMP, a BiP run, the fine-tuning after SpODE and after one-shot magnitude.
-    batch_size, lr, momentum, weight_decay: of every phase that trains weights.
+    batch_size, lr, momentum, nesterov, weight_decay: of every phase that trains weights. curve: of the learning rate in a
+        phase, see curve_of. label_smoothing: of the loss of every phase.
+    dense_lr, dense_batch_size, dense_weight_decay: of the dense training, None for those above; dense_curve: likewise.
+    lower_lr: of BiP's weights, None for lr. finetune_lr, finetune_curve: of the training that follows a pruning of trained
+        weights in one go (SpODE, one-shot magnitude), None for lr and curve.
     skip: globs of layers that no method prunes.
     imp_rate: fraction of the remaining weights that a round of IMP removes.
     budget_epochs: retraining epochs of budgeted IMP over all its rounds; 0 means twice ``epochs``.
-    upper_lr, gamma: of BiP's scores. ode_steps, ode_batch, radius: of SpODE.
+    upper_lr, gamma: of BiP's scores. ode_steps, ode_batch, radius, polariser, score_momentum: of SpODE.
     structure: what is pruned together: "unstructured", or in every layer alike "filter" or "channel".
     image_size: pixels per side that images are scaled to, None for their own.
     precision: "fp32", or "bf16" for the forward passes under autocast; weights, masks and optimizers stay in fp32.
@@ -79,6 +92,18 @@ class Recipe:
     channels_last: bool = False
     graphs: bool = False
     device: str = "cpu"
+    nesterov: bool = True
+    curve: str = "cosine"
+    label_smoothing: float = 0.0
+    dense_lr: float | None = None
+    dense_batch_size: int | None = None
+    dense_weight_decay: float | None = None
+    dense_curve: str = "cosine"
+    lower_lr: float | None = None
+    finetune_lr: float | None = None
+    finetune_curve: str | None = None
+    polariser: str = "ohh"
+    score_momentum: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (least, most) in _COUNTS.items():
@@ -86,6 +111,8 @@ class Recipe:
                 checked_count("Recipe", name, getattr(self, name), least, most)
         for name, (expected, fits) in _NUMBERS.items():
             value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
                 raise ValueError(f"Recipe: {name}: expected {expected}, got {value!r}")
             # 1 and 1.0 are one recipe, so they must have one identity.
@@ -93,23 +120,30 @@ class Recipe:
         if isinstance(self.skip, str):
             raise TypeError(f"Recipe: skip: expected a tuple of globs, got {self.skip!r}")
         object.__setattr__(self, "skip", tuple(self.skip))
-        if self.structure not in STRUCTURES:
-            raise ValueError(f"Recipe: structure: expected one of {', '.join(STRUCTURES)}, got {self.structure!r}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"Recipe: precision: expected fp32 or bf16, got {self.precision!r}")
-        for name in ("channels_last", "graphs"):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Recipe: {name}: expected {_either(choices)}, got {getattr(self, name)!r}")
+        for name in _CURVES:
+            if name != "finetune_curve" or self.finetune_curve is not None:
+                curve_of(getattr(self, name), name)
+        for name in ("channels_last", "graphs", "nesterov"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"Recipe: {name}: expected a bool, got {getattr(self, name)!r}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"Recipe: device: expected cpu or cuda, got {self.device!r}")
         if self.graphs and self.device != "cuda":
             raise ValueError("Recipe: graphs: expected False on a CPU, got True")
 
     def dense_part(self) -> Recipe:
-        """The recipe with everything at its default that the dense training does not depend on."""
-        kept = ("data", "limit", "network", "dense_epochs", "batch_size", "lr", "momentum", "weight_decay", "device")
+        """The recipe of the dense training, with everything at its default that this does not depend on."""
+        kept = ("data", "limit", "network", "dense_epochs", "momentum", "nesterov", "label_smoothing", "device")
         kept += ("image_size", "precision", "channels_last", "graphs")
-        return Recipe(**{name: getattr(self, name) for name in kept})
+        own = {name: getattr(self, f"dense_{name}") for name in ("lr", "batch_size", "weight_decay")}
+        own = {name: getattr(self, name) if value is None else value for name, value in own.items()}
+        return Recipe(**{name: getattr(self, name) for name in kept}, **own, curve=self.dense_curve)
+
+    def finetune_part(self) -> Recipe:
+        """The recipe of training that follows a pruning in one go."""
+        lr, curve = self.finetune_lr, self.finetune_curve
+        return replace(self, lr=self.lr if lr is None else lr, curve=self.curve if curve is None else curve)
 
     def scaled(self, factor: float) -> Recipe:
         """The recipe with ``factor`` times the epochs of a phase (at least one) and of budgeted IMP."""
@@ -118,6 +152,10 @@ class Recipe:
             name: max(1, round(factor * value)) for name, value in (("epochs", self.epochs), ("budget_epochs", budget))
         }
         return self if factor == 1 else replace(self, **scale)
+
+
+def _either(choices: tuple[str, ...]) -> str:
+    return " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
 
 
 def split_name(name: str) -> tuple[str, float]:
@@ -168,10 +206,14 @@ def identity(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
+_LATER = ("structure", "image_size", "precision", "channels_last", "graphs", "nesterov", "label_smoothing", "polariser")
+_LATER += ("score_momentum", "dense_lr", "dense_batch_size", "dense_weight_decay", "lower_lr", "finetune_lr", *_CURVES)
+
+
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON values, which know no inf."""
     values = asdict(recipe) | {"skip": list(recipe.skip)}
-    for name in ("structure", "image_size", "precision", "channels_last", "graphs"):
+    for name in _LATER:
         # Rows of before there were these settings stay comparable with new ones.
         if values[name] == getattr(Recipe, name):
             del values[name]

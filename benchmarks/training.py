@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +23,26 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy of ``model`` on a batch (images, labels)."""
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of ``model`` on a batch (images, labels), to labels smoothed by a fraction in [0, 1)."""
     images, labels = batch
-    return F.cross_entropy(model(images), labels)
+    return F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
 
 
-def cross_entropy_bf16(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def cross_entropy_bf16(model: nn.Module, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0) -> Tensor:
     """``cross_entropy`` with the network under bf16 autocast; the loss itself is in fp32."""
     images, labels = batch
     with autocast(images.device, "bf16"):
         logits = model(images)
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
 LOSSES = {"fp32": cross_entropy, "bf16": cross_entropy_bf16}
+
+
+def loss_for(precision: str, label_smoothing: float) -> Loss:
+    """The loss that networks are trained with."""
+    return partial(LOSSES[precision], label_smoothing=label_smoothing) if label_smoothing else LOSSES[precision]
 
 
 def ignore() -> None:

@@ -9,17 +9,58 @@ from typing import Annotated, Any
 
 import typer
 
-Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a folder of images (ImageFolder layout).")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, cifar10, cifar100, tiny-imagenet, imagenet, the papers' variants cifar10-full, cifar100-full, "
+        "tiny-imagenet-bip, or a folder of images (ImageFolder layout)."
+    ),
+]
 NetworkName = Annotated[
     str | None,
     typer.Option(
-        help="mlp, convnet, resnet20, resnet56, resnet18, vgg16, timm:NAME, torchvision:NAME, module:function."
+        help="mlp, convnet, resnet20, resnet56, resnet18, vgg16 and more, timm:NAME, torchvision:NAME, module:function."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="At most this many images of each split.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of one retraining phase.")]
 DenseEpochs = Annotated[int | None, typer.Option(help="Epochs of the dense training that all methods start from.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of the weights.")]
+Momentum = Annotated[float | None, typer.Option(help="Momentum of the weights.")]
+Nesterov = Annotated[bool, typer.Option("--nesterov/--no-nesterov", help="Nesterov's form of the momentum.")]
+WeightDecay = Annotated[float | None, typer.Option(help="Weight decay of the weights.")]
+CurveText = Annotated[
+    str | None,
+    typer.Option(
+        help="Learning rate in a phase: cosine, linear, constant, step, or KIND:SHARE[:END] joined by +, as "
+        "warmup:20+cosine:70:1e-4+constant:10."
+    ),
+]
+LabelSmoothing = Annotated[float | None, typer.Option(help="Label smoothing of the loss.")]
+DenseLr = Annotated[float | None, typer.Option(help="Dense training: learning rate, by default --lr.")]
+DenseBatchSize = Annotated[int | None, typer.Option(help="Dense training: images per step, by default --batch-size.")]
+DenseWeightDecay = Annotated[
+    float | None, typer.Option(help="Dense training: weight decay, by default --weight-decay.")
+]
+DenseCurve = Annotated[str | None, typer.Option(help="Dense training: learning rate in it, by default cosine.")]
+LowerLr = Annotated[float | None, typer.Option(help="BiP: learning rate of the weights, by default --lr.")]
+UpperLr = Annotated[float | None, typer.Option(help="BiP: learning rate of the scores.")]
+Gamma = Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf for none.")]
+FinetuneLr = Annotated[float | None, typer.Option(help="Fine-tuning (SpODE, oneshot): learning rate, by default --lr.")]
+FinetuneCurve = Annotated[
+    str | None, typer.Option(help="Fine-tuning (SpODE, oneshot): learning rate in it, by default --curve.")
+]
+OdeSteps = Annotated[int | None, typer.Option(help="SpODE: Euler steps.")]
+OdeBatch = Annotated[int | None, typer.Option(help="SpODE: images per step.")]
+Radius = Annotated[float | None, typer.Option(help="SpODE: radius r >= 1.")]
+Polariser = Annotated[str | None, typer.Option(help="SpODE: oh, ohm, ohh, ohhm, qt, qtm, gau or gaum.")]
+ScoreMomentum = Annotated[float | None, typer.Option(help="SpODE: momentum of the scores.")]
+ImpRate = Annotated[float | None, typer.Option(help="IMP: fraction of the rest removed per round.")]
+BudgetEpochs = Annotated[int | None, typer.Option(help="imp-budget: retraining epochs over all rounds.")]
+Skip = Annotated[str, typer.Option(help="Comma-separated globs of layers never pruned.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format of convolutions.")]
+Graphs = Annotated[bool, typer.Option("--graphs", help="Replay training steps as CUDA graphs.")]
 Structure = Annotated[
     str | None,
     typer.Option(help="unstructured; filter (spares the last layer) or channel (spares the first), layer by layer."),

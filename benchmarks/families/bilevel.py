@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
+from sparsekit.benchmarks.curves import curve_of
 from sparsekit.benchmarks.method import Method, phase_epochs, phase_steps
 from sparsekit.benchmarks.recipe import Recipe
-from sparsekit.pruners import BiP, BiPOptions, SpODE
+from sparsekit.pruners import BiP, BiPOptions, SpODE, SpODEOptions
 from sparsekit.pruners.base import BasePruner
 from sparsekit.schedules import Cubic
 
@@ -28,7 +29,8 @@ def bip(
             start.loss,
             start.sparsity,
             steps=start.steps,
-            lower=make_sgd(replace(recipe, lr=alpha * recipe.lr))(list(start.model.parameters())),
+            lower=make_sgd(replace(recipe, lr=alpha * (recipe.lower_lr or recipe.lr)))(list(start.model.parameters())),
+            lower_curve=curve_of(recipe.curve),
             upper_lr=recipe.upper_lr,
             gamma=1e4 if released else gamma or recipe.gamma,
             schedule=ramp if cubic else None,
@@ -47,6 +49,8 @@ def spode(start: Start) -> BasePruner:
         start.sparsity,
         steps=start.recipe.ode_steps,
         radius=start.recipe.radius,
+        polariser=start.recipe.polariser,
+        options=SpODEOptions(score_momentum=start.recipe.score_momentum),
         projection=projection_of(start.recipe),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsekit.allocation import ERK
-from sparsekit.benchmarks.builders import Start, trained_with
+from sparsekit.benchmarks.builders import Start, for_finetuning, trained_with
 from sparsekit.benchmarks.method import Method, phase_epochs, phase_steps
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.projection import Projection
@@ -45,14 +45,14 @@ def omp(start: Start) -> BasePruner:
 
 def one_shot(start: Start) -> BasePruner:
     """One-shot magnitude pruning with the recipe's phase of fine-tuning."""
-    return trained_with(OneShotMagnitude, start, steps=start.steps)
+    return trained_with(OneShotMagnitude, for_finetuning(start), steps=start.steps)
 
 
 def dense(start: Start) -> BasePruner:
     """One phase more of dense training."""
     if start.sparsity:
         raise ValueError(f"method: dense: expected sparsity 0, got {start.sparsity}")
-    return one_shot(start)
+    return trained_with(OneShotMagnitude, start, steps=start.steps)
 
 
 def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:

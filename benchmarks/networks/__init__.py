@@ -28,13 +28,25 @@ NETWORKS: dict[str, Builder] = {
     "resnet18": partial(resnet, depth=18),
     "resnet34": partial(resnet, depth=34),
     "resnet50": partial(resnet, depth=50),
+    "resnet18-stem7": partial(resnet, depth=18, stem=7),
+    "resnet50-stem7": partial(resnet, depth=50, stem=7),
     "vgg16": partial(vgg, depth=16, classifier="linear"),
     "vgg16mlp": partial(vgg, depth=16, classifier="mlp"),
     "vgg19": partial(vgg, depth=19, classifier="dropout"),
 }
-"""Own networks. resnet20/56 have parameter-free shortcuts (option A); resnet20b and wrn20 (twice the width) have 1x1
-convolutions (option B); resnet18/34/50 have a 3x3 stem of stride 1 and no max pooling. All convolutional networks are
-batch-normalised."""
+"""Own networks, all of them batch-normalised where they convolve. Parameters as the papers of BiP and SpODE (PSO) state them:
+
+resnet20, resnet56: parameter-free shortcuts (option A); BiP's on CIFAR.
+resnet20b: 1x1 convolutions as shortcuts (option B); SpODE's ResNet-20. It states 270,474 prunable parameters, all but the first
+    convolution; 10 of them are the classifier's bias, which has no mask here: 270,464 masked weights. Its total of
+    0.273 M is 272,474 and the scales of identity shortcuts, 240, which its released code has and He et al. do not.
+wrn20: resnet20b of twice the width, SpODE's 1.085 M.
+resnet18, resnet34, resnet50: 3x3 stem of stride 1, no max pooling. BiP's ResNet-18 on CIFAR (11.2 M); SpODE's ResNet-50 (23.9 M
+    with 200 classes) and "WRN-34" (21.38 M with 200 classes) on Tiny-ImageNet: its released code ignores the width, so that
+    this is a plain ResNet-34.
+resnet18-stem7, resnet50-stem7: 7x7 stem of stride 2 and max pooling, BiP's on Tiny-ImageNet and ImageNet (25.56 M).
+vgg16: one linear layer behind the mean, SpODE's 14.7 M. vgg16mlp: 2048-256-256-C behind a 2x2 mean, BiP's.
+vgg19: 2048-1024-1024-C with dropout behind a 2x2 mean, SpODE's on Tiny-ImageNet. Neither paper states a count for these two."""
 
 
 def build_network(name: str, *, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsekit.benchmarks.networks.layers import conv_bn, init_convolutions
 
 Shortcut = Literal["A", "B"]
+Stem = Literal[3, 7]
 
 
 class PadShortcut(nn.Module):
@@ -76,7 +77,10 @@ class BottleneckBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """3x3 stem of stride 1, stages layer1, layer2, ... of which all but the first halve the image, mean, `fc`."""
+    """Stem, stages layer1, layer2, ... of which all but the first halve the image, mean, `fc`.
+
+    stem: 3 for a 3x3 convolution of stride 1; 7 for a 7x7 one of stride 2 and 3x3 max pooling of stride 2.
+    """
 
     def __init__(
         self,
@@ -87,10 +91,11 @@ class ResNet(nn.Module):
         classes: int,
         channels: int,
         shortcut: Shortcut,
+        stem: Stem = 3,
     ) -> None:
         super().__init__()
-        inputs = widths[0]
-        self.conv1, self.bn1 = conv_bn(channels, inputs)
+        inputs, self.stem = widths[0], stem
+        self.conv1, self.bn1 = conv_bn(channels, inputs, kernel=stem, stride=2 if stem == 7 else 1)
         self.stages = [f"layer{i + 1}" for i in range(len(depths))]
         for i, (name, depth, width) in enumerate(zip(self.stages, depths, widths, strict=True)):
             blocks: list[nn.Module] = []
@@ -104,6 +109,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, channels, H, W] -> logits [N, classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
+        if self.stem == 7:
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
         for name in self.stages:
             x = getattr(self, name)(x)
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
@@ -118,8 +125,9 @@ def cifar_resnet(
     return ResNet(BasicBlock, (blocks,) * 3, widths, classes=classes, channels=channels, shortcut=shortcut)
 
 
-def resnet(classes: int, channels: int, _image_size: int, *, depth: Literal[18, 34, 50]) -> nn.Module:
-    """Four stages of width 64, 128, 256, 512 (He et al. table 1) behind the small-image stem; any image size."""
+def resnet(classes: int, channels: int, _image_size: int, *, depth: Literal[18, 34, 50], stem: Stem = 3) -> nn.Module:
+    """Four stages of width 64, 128, 256, 512 (He et al. table 1); any image size. stem 3 is that of small images."""
     block = BottleneckBlock if depth == 50 else BasicBlock
     depths = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
-    return ResNet(block, depths, (64, 128, 256, 512), classes=classes, channels=channels, shortcut="B")
+    widths = (64, 128, 256, 512)
+    return ResNet(block, depths, widths, classes=classes, channels=channels, shortcut="B", stem=stem)

@@ -115,6 +115,18 @@ CHANGES: dict[str, Any] = {
     "channels_last": True,
     "graphs": True,
     "device": "cuda",
+    "nesterov": False,
+    "curve": "linear",
+    "label_smoothing": 0.7,
+    "dense_lr": 0.7,
+    "dense_batch_size": 7,
+    "dense_weight_decay": 0.7,
+    "dense_curve": "linear",
+    "lower_lr": 0.7,
+    "finetune_lr": 0.7,
+    "finetune_curve": "linear",
+    "polariser": "qt",
+    "score_momentum": 0.7,
 }
 
 
