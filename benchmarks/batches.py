@@ -13,10 +13,13 @@ from torch import Tensor
 
 from sparsekit.benchmarks.splits import make_generator
 
-Augment = Literal["none", "shift", "crop-flip"]
+Augment = Literal["none", "shift", "crop-flip", "crop-flip-mean"]
 AUGMENTS: tuple[Augment, ...] = get_args(Augment)
-PADDING: dict[Augment, int] = {"none": 0, "shift": 1, "crop-flip": 4}
+PADDING: dict[Augment, int] = {"none": 0, "shift": 1, "crop-flip": 4, "crop-flip-mean": 4}
 """Pixels by which an image may move in each direction."""
+
+MIRRORING: tuple[Augment, ...] = ("crop-flip", "crop-flip-mean")
+"""What mirrors every second image."""
 
 AHEAD = {"cuda": 16}
 """Batches that are made at once, by device type; 1 elsewhere. It changes nothing but time."""
@@ -26,7 +29,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def crop_flip(x: Tensor, down: Tensor, right: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Cuts a window of the original size out of each image, which is padded with black, and mirrors some windows.
+    """Cuts a window of the original size out of each image, which is padded with zeros, and mirrors some windows.
 
     Args:
         x: [B, C, H, W], any dtype.
@@ -60,9 +63,13 @@ class Normalise:
         """For mean and standard deviation float32 [C] of images in the range [0, 1]."""
         return Normalise((1 / (255 * std))[:, None, None], (mean / std)[:, None, None], channels_last)
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory format of what it makes."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def __call__(self, x: Tensor) -> Tensor:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return x.to(torch.float32, memory_format=layout).mul_(self.scale).sub_(self.offset)
+        return x.to(torch.float32, memory_format=self.layout).mul_(self.scale).sub_(self.offset)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class _Epoch:
         moves = 2 * PADDING[augment] + 1
         order = torch.randperm(examples, generator=generator)
         windows = torch.randint(moves, (2, examples), generator=generator)
-        flip = torch.rand(examples, generator=generator) < (0.5 if augment == "crop-flip" else 0.0)
+        flip = torch.rand(examples, generator=generator) < (0.5 if augment in MIRRORING else 0.0)
         return _Epoch(order.to(device), windows[0].to(device), windows[1].to(device), flip.to(device))
 
 
@@ -151,10 +158,13 @@ class BatchStream(Iterator[Batch]):
         size = AHEAD.get(self._x.device.type, 1) * self._batch_size
         window = slice(block * size, min((block + 1) * size, self.steps_per_epoch * self._batch_size))
         chosen = epoch.order[window]
-        x = self._x[chosen]
+        x, padding = self._x[chosen], PADDING[self._augment]
+        moves = epoch.down[window], epoch.right[window], epoch.flip[window]
+        if self._augment == "crop-flip-mean":  # zeros are the mean colour behind the normalisation, and black before it
+            x = crop_flip(self._normalise(x), *moves, padding)
+            return x.contiguous(memory_format=self._normalise.layout), self._y[chosen]
         if self._augment != "none":
-            padding = PADDING[self._augment]
-            x = crop_flip(x, epoch.down[window], epoch.right[window], epoch.flip[window], padding)
+            x = crop_flip(x, *moves, padding)
         return self._normalise(x), self._y[chosen]
 
     def _epoch(self, number: int) -> _Epoch:

@@ -6,15 +6,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sparsekit.benchmarks.batches import AUGMENTS, Augment, Batch, BatchStream, Normalise
 from sparsekit.benchmarks.image_folder import load_image_folder
-from sparsekit.benchmarks.images import Arrays, channel_statistics, resize
+from sparsekit.benchmarks.imagenet import StreamedData, load_imagenet
+from sparsekit.benchmarks.images import Arrays, resize, statistics_of
 from sparsekit.benchmarks.packaged import PACKAGED, load_packaged
 from sparsekit.benchmarks.splits import SPLITS, Split, plan_splits
+from sparsekit.benchmarks.streaming import FileStream
+from sparsekit.benchmarks.tiny_imagenet import TINY, load_tiny_imagenet
+
+
+class Images(Protocol):
+    """What training needs of data, in memory (Data) or not (StreamedData): sizes, labels of a split, batches."""
+
+    @property
+    def classes(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def labels(self, split: Split) -> Tensor: ...
+    def batches(
+        self, split: Split = "train", *, batch_size: int, seed: int, epochs: int | None = None, start_step: int = 0
+    ) -> BatchStream | FileStream: ...
+    def evaluation(self, split: Split = "test") -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +50,8 @@ class Data:
         y_train, y_val, y_test: int64 [N] in [0, classes).
         mean, std: float32 [C], of the training images in the range [0, 1].
         class_names: one name per class.
-        augment: what `batches("train", ...)` does to the images: "none", "shift" (by at most one pixel) or "crop-flip"
-            (shift by at most four pixels and mirror).
+        augment: what `batches("train", ...)` does to the images: "none", "shift" (by at most one pixel), "crop-flip"
+            (shift by at most four pixels and mirror; what comes in is black) or "crop-flip-mean" (of the mean colour).
         channels_last: memory format of the batches.
 
     Raises:
@@ -93,6 +116,10 @@ class Data:
             raise ValueError(f"Data: split: expected one of {', '.join(SPLITS)}, got {split!r}")
         return getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
 
+    def labels(self, split: Split) -> Tensor:
+        """int64 [N]."""
+        return self.split(split)[1]
+
     def to(self, device: torch.device | str) -> Data:
         """The same data on `device`."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -126,15 +153,17 @@ class Data:
 
 def load_data(
     name: str, *, seed: int, limit: int | None = None, root: str | Path = ".data", image_size: int | None = None
-) -> Data:
-    """Loads a data set into memory.
+) -> Data | StreamedData:
+    """Loads a data set: into memory, but for ImageNet.
 
     The validation set is carved out of the training set (one in ten, at most 10,000), never out of the test set; it
-    depends on neither `seed` nor the machine.
+    depends on neither `seed` nor the machine. The papers' own variants have none, but for tiny-imagenet-bip.
 
     Args:
         name: "digits" (1,797 images of 8x8 pixels that come with scikit-learn), "cifar10", "cifar100" (torchvision's
-            files under `root`), or a folder of images; see load_image_folder.
+            files under `root`); as in the papers "cifar10-full", "cifar100-full" (all 50,000 images to train on, the
+            printed mean and deviation), "tiny-imagenet" (SpODE's), "tiny-imagenet-bip" (see load_tiny_imagenet) and
+            "imagenet" (see load_imagenet); or a folder of images, see load_image_folder.
         seed: draws the examples that `limit` keeps.
         limit: at most this many examples of each split, >= 1, class shares kept; None keeps all.
         root: folder of downloaded data and of the cache of decoded folders.
@@ -145,18 +174,24 @@ def load_data(
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"load_data: image_size: expected an integer >= 1 or None, got {image_size}")
-    if name in PACKAGED:
+    how = {"seed": seed, "limit": limit, "image_size": image_size}
+    if name == "imagenet":
+        return load_imagenet(Path(root), **how)  # pyright: ignore[reportArgumentType]
+    if name in TINY:
+        arrays, class_names = load_tiny_imagenet(name, Path(root), **how)  # pyright: ignore[reportArgumentType]
+    elif name in PACKAGED:
         arrays, class_names = load_packaged(name, Path(root))
-        arrays = _choose(arrays, limit=limit, seed=seed, image_size=image_size)
+        arrays = _choose(arrays, **how)  # pyright: ignore[reportArgumentType]
     elif Path(name).is_dir():
         cache = Path(root) / ".cache"
-        arrays, class_names = load_image_folder(Path(name), seed=seed, limit=limit, cache=cache, image_size=image_size)
+        arrays, class_names = load_image_folder(Path(name), cache=cache, **how)  # pyright: ignore[reportArgumentType]
     else:
-        known = ", ".join(PACKAGED)
+        known = ", ".join((*PACKAGED, *TINY, "imagenet"))
         raise ValueError(f"load_data: name: expected {known} or a folder of images, got {name!r} (no such folder)")
-    mean, std = channel_statistics(arrays["train"][0])
+    mean, std = statistics_of(name, arrays["train"][0])
     tensors = {f"{kind}_{split}": part for split, pair in arrays.items() for kind, part in zip("xy", pair, strict=True)}
     augment: Augment = "crop-flip" if name != "digits" and arrays["train"][0].shape[-1] >= 32 else "none"
+    augment = "crop-flip-mean" if name in TINY else augment
     return Data(name=name, mean=mean, std=std, class_names=class_names, augment=augment, **tensors)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsekit.tensor_file import read_tensors, write_tensors
 
 KEY, FORMAT, VERSION = "dense.json", "sparsekit.dense", 1
-NUMBERS = ("val_accuracy", "test_accuracy", "epochs", "seconds", "passes")
+NUMBERS = ("test_accuracy", "epochs", "seconds", "passes")
 
 
 @dataclass(frozen=True)

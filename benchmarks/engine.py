@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.curves import curve_of
-from sparsekit.benchmarks.data import Data, load_data
+from sparsekit.benchmarks.data import Images, load_data
 from sparsekit.benchmarks.dense_file import Dense, read_dense, write_dense
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
@@ -25,6 +26,8 @@ from sparsekit.benchmarks.meter import Meter, flops_per_image
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
+from sparsekit.benchmarks.splits import Split
+from sparsekit.benchmarks.streaming import FileStream
 from sparsekit.benchmarks.training import OnStep, autocast, clock, ignore, loss_for, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
@@ -34,16 +37,16 @@ ADOPTED = "adopted.safetensors"
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Data, split: str, precision: str = "fp32") -> float:
-    """Fraction of ``split`` classified correctly, in eval mode; the mode is restored."""
-    training = model.training
+def accuracy(model: nn.Module, data: Images, split: Split, precision: str = "fp32") -> float:
+    """Fraction of ``split`` classified correctly, in eval mode; the mode is restored. NaN for an empty split."""
+    training, images = model.training, len(data.labels(split))
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=data.device)
-    for images, labels in data.evaluation(split):  # pyright: ignore[reportArgumentType]
-        with autocast(images.device, precision):
-            hits += (model(images).argmax(dim=1) == labels).sum()
+    for x, labels in data.evaluation(split):
+        with autocast(x.device, precision):
+            hits += (model(x).argmax(dim=1) == labels).sum()
     model.train(training)
-    return float(hits) / len(data.split(split)[1])  # pyright: ignore[reportArgumentType]
+    return float(hits) / images if images else math.nan
 
 
 class Workbench:
@@ -63,9 +66,9 @@ class Workbench:
         self.claims: Claims | None = None
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
         for name in ("batch_size", "dense_batch_size"):
-            if (getattr(recipe, name) or 0) > len(data.y_train):
-                raise ValueError(f"{name}: expected <= {len(data.y_train)} images, got {getattr(recipe, name)}")
-        self.data = replace(data, channels_last=recipe.channels_last).to(recipe.device)
+            if (getattr(recipe, name) or 0) > (images := len(data.labels("train"))):
+                raise ValueError(f"{name}: expected <= {images} images, got {getattr(recipe, name)}")
+        self.data: Images = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         self._dense: dict[int, Dense] = {}
         self._warm = False
         # An unknown network or glob is an error now, not after hours of dense training.
@@ -74,7 +77,7 @@ class Workbench:
     @property
     def images(self) -> int:
         """Training images."""
-        return len(self.data.y_train)
+        return len(self.data.labels("train"))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,9 +102,14 @@ class Workbench:
         model = build_network(self.recipe.network, **size, seed=seed)
         return model.to(self.recipe.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
-    def accuracy(self, model: nn.Module, split: str) -> float:
+    def accuracy(self, model: nn.Module, split: Split) -> float:
         """Fraction of ``split`` classified correctly."""
         return accuracy(model, self.data, split, self.recipe.precision)
+
+    def accuracies(self, model: nn.Module) -> dict[str, float | None]:
+        """Entries of a row; None where the data has no validation set."""
+        own = {f"{split}_accuracy": self.accuracy(model, split) for split in ("val", "test")}
+        return {name: None if math.isnan(value) else value for name, value in own.items()}
 
     @cached_property
     def flops(self) -> float:
@@ -109,7 +117,7 @@ class Workbench:
         images = next(self.batches(seed=0, phase=9, batch_size=2))[0]
         return flops_per_image(self.network(seed=0), images)
 
-    def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> BatchStream:
+    def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> BatchStream | FileStream:
         """Endless training batches from number ``first`` on.
 
         The order depends on seed and phase alone, so it is the same for all methods.
@@ -200,8 +208,7 @@ class Workbench:
         model = load(self.network(seed), file, masks="dense")
         state = dense_state_dict(model)
         row = {
-            "val_accuracy": self.accuracy(model, "val"),
-            "test_accuracy": self.accuracy(model, "test"),
+            **self.accuracies(model),
             "epochs": 0,
             "seconds": 0.0,
             "passes": 0,
@@ -228,8 +235,7 @@ class Workbench:
         seconds = self.fit(model, seed, 0, steps, keeper, on_step)
         measured = meter.row()
         row = {
-            "val_accuracy": self.accuracy(model, "val"),
-            "test_accuracy": self.accuracy(model, "test"),
+            **self.accuracies(model),
             "epochs": self.recipe.dense_epochs,
             "seconds": seconds,
             "passes": steps,

@@ -58,8 +58,8 @@ def decode_all(chosen: dict[Split, list[Example]], image_size: int | None) -> di
     return tensors
 
 
-def _open(path: Path) -> Image:
-    """Reads the header."""
+def open_image(path: Path) -> Image:
+    """Reads the header. Raises ValueError if it is none of an image, or pillow is missing."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
@@ -75,7 +75,7 @@ def _common_form(paths: list[Path], image_size: int | None) -> tuple[str, int]:
     grey = True
     sizes: set[tuple[int, int]] = set()
     for path in paths:
-        with _open(path) as image:
+        with open_image(path) as image:
             grey = grey and image.mode in ("1", "L")
             sizes.add(image.size)
     if image_size is None:
@@ -87,14 +87,19 @@ def _common_form(paths: list[Path], image_size: int | None) -> tuple[str, int]:
     return "L" if grey else "RGB", image_size
 
 
+def decoded(path: Path, mode: str) -> Image:
+    """The whole image in pillow's mode "L" or "RGB". Raises ValueError if it cannot be read."""
+    with open_image(path) as image:
+        try:
+            return image.convert(mode)
+        except OSError as error:
+            raise ValueError(f"load_data: name: expected a whole image in {path}, got {error}") from error
+
+
 def _decode_into(room: np.ndarray, path: Path) -> None:
     """Fills uint8 [C, S, S] with the image."""
     size = room.shape[1]
-    with _open(path) as image:
-        try:
-            pixels = image.convert("L" if room.shape[0] == 1 else "RGB")
-        except OSError as error:
-            raise ValueError(f"load_data: name: expected a whole image in {path}, got {error}") from error
+    pixels = decoded(path, "L" if room.shape[0] == 1 else "RGB")
     if pixels.size != (size, size):
         from PIL.Image import Resampling
 

@@ -43,9 +43,23 @@ def load_image_folder(
     Returns:
         Images (three channels, or one if every image is grey) and labels of each split, and the class names.
     """
-    listed, class_names = _list_splits(folder)
+    listed, class_names = list_splits(folder)
+    return decode_splits(folder, listed, seed=seed, limit=limit, cache=cache, image_size=image_size), class_names
+
+
+def decode_splits(
+    folder: Path,
+    listed: dict[Split, list[Example]],
+    *,
+    seed: int,
+    limit: int | None,
+    cache: Path,
+    image_size: int | None,
+) -> Arrays:
+    """Images and labels of each split of what ``folder`` offers, a missing split carved out; see load_image_folder."""
     labels: dict[Split, Tensor] = {
-        split: torch.tensor([example.label for example in examples]) for split, examples in listed.items()
+        split: torch.tensor([example.label for example in examples], dtype=torch.int64)
+        for split, examples in listed.items()
     }
     chosen: dict[Split, list[Example]] = {
         split: [listed[source][i] for i in positions.tolist()]
@@ -56,10 +70,10 @@ def load_image_folder(
     if tensors is None:
         tensors = decode_all(chosen, image_size)
         _write_cache(path, tensors)
-    return {split: (tensors[f"x_{split}"], tensors[f"y_{split}"]) for split in SPLITS}, class_names
+    return {split: (tensors[f"x_{split}"], tensors[f"y_{split}"]) for split in SPLITS}
 
 
-def _list_splits(folder: Path) -> tuple[dict[Split, list[Example]], tuple[str, ...]]:
+def list_splits(folder: Path) -> tuple[dict[Split, list[Example]], tuple[str, ...]]:
     """Files and labels of the splits that the folder offers, and the class names."""
     train = folder / "train" if (folder / "train").is_dir() else folder
     class_names = tuple(sorted(path.name for path in train.iterdir() if path.is_dir() and path.name[0] != "."))

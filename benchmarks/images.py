@@ -12,8 +12,25 @@ from sparsekit.benchmarks.splits import Split
 Arrays = dict[Split, tuple[Tensor, Tensor]]
 """Images uint8 [N, C, H, W] and labels int64 [N] of each split."""
 
+PUBLISHED: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "cifar10-full": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100-full": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tiny-imagenet-bip": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation that the papers normalise with, by the name of the data."""
+
 CHUNK = 4096
 """Images that are worked on at once."""
+
+
+def statistics_of(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation float32 [C]: those that the papers use for data called ``name``, else those of ``x``."""
+    if name in PUBLISHED:
+        mean, std = PUBLISHED[name]
+        return torch.tensor(mean), torch.tensor(std)
+    return channel_statistics(x)
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

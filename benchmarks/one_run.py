@@ -202,8 +202,7 @@ def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
         "total": final.numel,
         "sparsity": final.sparsity,
         "mask_hash": final.hash()[:16],
-        "val_accuracy": bench.accuracy(run.start.model, "val"),
-        "test_accuracy": bench.accuracy(run.start.model, "test"),
+        **bench.accuracies(run.start.model),
         "test_accuracy_before": run.before,
     }
     return head(config) | {

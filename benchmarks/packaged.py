@@ -13,7 +13,9 @@ import torch
 from sparsekit.benchmarks.images import Arrays
 from sparsekit.benchmarks.splits import Split
 
-PACKAGED = ("digits", "cifar10", "cifar100")
+FULL = "-full"
+PACKAGED = ("digits", "cifar10", "cifar100", f"cifar10{FULL}", f"cifar100{FULL}")
+"""The papers train on all 50,000 images of CIFAR; "-full" does so too, and has no validation set."""
 
 
 def load_packaged(name: str, root: Path) -> tuple[Arrays, tuple[str, ...]]:
@@ -22,7 +24,12 @@ def load_packaged(name: str, root: Path) -> tuple[Arrays, tuple[str, ...]]:
     Raises:
         ValueError: a package or the files under `root` are missing.
     """
-    return _digits() if name == "digits" else _cifar(name, root)
+    if name == "digits":
+        return _digits()
+    arrays, class_names = _cifar(name.removesuffix(FULL), root)
+    if name.endswith(FULL):
+        arrays["val"] = tuple(part[:0] for part in arrays["train"])  # pyright: ignore[reportArgumentType]
+    return arrays, class_names
 
 
 def _require(module: str, package: str, name: str) -> Any:

@@ -40,8 +40,9 @@ class Schedule:
 
 
 def data_name(recipe: Recipe) -> str:
-    """Name of the data set without its folder, in small letters without "-" and "_": "cifar10"."""
-    return PurePath(recipe.data).name.lower().replace("-", "").replace("_", "")
+    """Name of the data set without its folder, in small letters without "-", "_" and the variant: "cifar10"."""
+    name = PurePath(recipe.data).name.lower()
+    return name.removesuffix("-full").removesuffix("-bip").replace("-", "").replace("_", "")
 
 
 def published(recipe: Recipe) -> Published | None:

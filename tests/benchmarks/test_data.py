@@ -109,7 +109,7 @@ def test_channel_statistics_match_float64():
         ({"x_val": torch.zeros(4, 1, 3, 3)}, "x_val: expected torch.uint8 images"),
         ({"x_test": torch.zeros(4, 1, 4, 4, dtype=torch.uint8)}, r"x_test: .* shape \(1, 3, 3\)"),
         ({"x_train": torch.zeros(0, 1, 3, 3, dtype=torch.uint8)}, "x_train: expected shape"),
-        ({"augment": "cutout"}, "augment: expected one of none, shift, crop-flip, got 'cutout'"),
+        ({"augment": "cutout"}, "augment: expected one of none, shift, crop-flip, crop-flip-mean, got 'cutout'"),
     ],
 )
 def test_data_refuses_what_does_not_fit(changes, message):
@@ -141,6 +141,21 @@ def test_cifar_is_carved_like_everything_else(monkeypatch, tmp_path, name: str, 
     )
 
 
+@pytest.mark.parametrize("name, first", [("cifar10-full", (0.4914, 0.2470)), ("cifar100-full", (0.5071, 0.2673))])
+def test_the_papers_train_on_all_of_cifar(monkeypatch, tmp_path, name: str, first: tuple[float, float]):
+    def fake(root, *, train, download):
+        count = 50 if train else 20
+        images = np.random.default_rng(train).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        return SimpleNamespace(data=images, targets=[i % 10 for i in range(count)], classes=[str(i) for i in range(10)])
+
+    monkeypatch.setattr(torchvision.datasets, name.removesuffix("-full").upper(), fake)
+    data = load_data(name, seed=0, root=tmp_path)
+    assert [len(data.labels(split)) for split in ("train", "val", "test")] == [50, 0, 20]
+    assert torch.equal(data.x_train, torch.from_numpy(fake("", train=True, download=False).data).permute(0, 3, 1, 2))
+    assert (float(data.mean[0]), float(data.std[0])) == pytest.approx(first) and data.augment == "crop-flip"
+    assert len(load_data(name, seed=0, root=tmp_path, limit=10).labels("val")) == 0
+
+
 def test_missing_cifar_names_the_folder_and_the_way_to_get_it(tmp_path):
     with pytest.raises(ValueError, match=r"root: expected the files of CIFAR10 under .*download=True") as caught:
         load_data("cifar10", seed=0, root=tmp_path)
@@ -150,7 +165,11 @@ def test_missing_cifar_names_the_folder_and_the_way_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("mnist", {}, r"name: expected digits, cifar10, cifar100 or a folder of images, got 'mnist'"),
+        (
+            "mnist",
+            {},
+            r"name: expected digits, cifar10, .*, tiny-imagenet-bip, imagenet or a folder of images, got 'mnist'",
+        ),
         ("digits", {"image_size": 0}, "image_size: expected an integer >= 1 or None, got 0"),
         ("digits", {"limit": 0}, "limit: expected an integer >= 1 or None, got 0"),
     ],
