@@ -82,7 +82,7 @@ class _Job:
     def known(self) -> dict[str, Row]:
         """Rows by run: finished ones, and what failed here."""
         earlier = read_rows(self.folder / ROWS) if (self.folder / ROWS).exists() else []
-        return self.failed | {row["id"]: row for row in earlier if "result" in row}
+        return self.failed | {row["id"]: row for row in earlier if "result" in row and "id" in row}
 
     def do(self, config: RunConfig, rungs: Sequence[RunConfig]) -> None:
         """Run ``config`` unless it and all ``rungs`` have rows; what has one is told as skipped."""

@@ -186,15 +186,19 @@ class Workbench:
             train(model, self.batches(seed=0, phase=9), optimizer, steps=3, loss_of=self.loss)
             self._warm = True
 
+    def dense_file(self, seed: int) -> Path:
+        """Where the dense network of ``seed`` is kept."""
+        name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
+        return self.out / "dense" / f"{name}.safetensors"
+
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
         if seed not in self._dense:
             network = self.network(seed)
             init = {name: value.clone() for name, value in network.state_dict().items()}
-            name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
-            file = self.out / "dense" / f"{name}.safetensors"
+            file = self.dense_file(seed)
             # Several processes need the same one: the first trains it, the others wait.
-            with self.claims.waited_for(name, self.stop.look) if self.claims else nullcontext():
+            with self.claims.waited_for(file.stem, self.stop.look) if self.claims else nullcontext():
                 state, row = read_dense(file, network) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.methods import as_method, make_sgd
 from sparsekit.benchmarks.recipe import RunConfig
-from sparsekit.benchmarks.training import clock, train
+from sparsekit.benchmarks.training import clock, step_of
 
 PROBE_STEPS = 20
 
@@ -27,13 +27,16 @@ class Forecast:
 
 
 def seconds_per_epoch(bench: Workbench) -> float:
-    """Seconds of one epoch of dense training, from ``PROBE_STEPS`` steps after as many for warming up."""
+    """Seconds of one epoch of dense training as the runs do it, from ``PROBE_STEPS`` steps after as many for warming up."""
     model = bench.network(seed=0)
     optimizer = make_sgd(bench.recipe)(list(model.parameters()))
     batches = bench.batches(seed=0, phase=9)
-    train(model, batches, optimizer, PROBE_STEPS)
+    take = step_of(model, optimizer, bench.loss, bench.recipe.graphs)
+    for _ in range(PROBE_STEPS):
+        take(next(batches))
     start = clock(bench.recipe.device)
-    train(model, batches, optimizer, PROBE_STEPS)
+    for _ in range(PROBE_STEPS):
+        take(next(batches))
     return (clock(bench.recipe.device) - start) / PROBE_STEPS * bench.steps_per_epoch
 
 

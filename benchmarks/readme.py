@@ -35,7 +35,7 @@ from sparsekit.benchmarks.reporting.wording import (
 )
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_report import speedup_markdown
-from sparsekit.benchmarks.speedup_suites import chosen_suite
+from sparsekit.benchmarks.speedup_suites import SUITES, budgets, chosen_suite
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 from sparsekit.tensor_file import replace_file
 
@@ -71,9 +71,21 @@ def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
     return "\n".join(_group(group) for group in summarise(chosen).groups) or EMPTY
 
 
+SMALL_METHODS = ",".join(
+    (
+        *("imp", "omp", "dense@2", "spode", "bip-cubic"),
+        *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (0.25, 0.5, 1, 2, 4)),
+        *budgets(("bip",), (0.5, 1, 2)),
+    )
+)
+"""What the rows of the suite "small" are of; its budgets have become finer since."""
+
+ABLATE_METHODS = ",".join(name for name in SUITES["ablate"].methods if name != "bip-upper4")
+"""What the rows of the suite "ablate" are of."""
+
 SPEEDUPS: dict[str, dict[str, Any]] = {
     "speedup-smoke": {"suite": "smoke"},
-    "speedup-small": {"suite": "small", "data": ".data/cifar10"},
+    "speedup-small": {"suite": "small", "data": ".data/cifar10", "methods": SMALL_METHODS},
     "speedup-ten": {
         "suite": "small",
         "data": ".data/cifar10",
@@ -96,6 +108,7 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
         "network": "convnet",
         "batch_size": 64,
         "sparsity": "0.945,0.986",
+        "methods": ABLATE_METHODS,
     },
 }
 """Options of ``sparsekit speedup`` behind each table."""

@@ -170,9 +170,15 @@ def split_name(name: str) -> tuple[str, float]:
     return own, value
 
 
+def plain_name(name: str) -> str:
+    """The one way to write a method on a budget: "gmp" for "gmp@1.0", "gmp@1.5" for "gmp@1.50"."""
+    own, factor = split_name(name)
+    return own if factor == 1 else f"{own}@{factor:.12g}"
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: a method at a sparsity with a seed under a recipe."""
+    """One run: a method at a sparsity with a seed under a recipe; ``method`` is made the ``plain_name`` of what is given."""
 
     method: str
     sparsity: float
@@ -180,6 +186,7 @@ class RunConfig:
     recipe: Recipe = Recipe()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", plain_name(self.method))
         object.__setattr__(self, "sparsity", checked_sparsity("RunConfig", self.sparsity))
         checked_count("RunConfig", "seed", self.seed, 0, LARGEST_SEED)
 

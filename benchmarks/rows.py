@@ -34,6 +34,7 @@ def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: a key that is not a string, or a value without a JSON form.
+        OSError: the disk is full, or the file cannot be written; the next row removes what was written of this one.
     """
     line = json.dumps(_plain(row, "row"), allow_nan=False).encode() + b"\n"
     path = Path(path)
@@ -46,6 +47,8 @@ def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
         while line:
             line = line[os.write(file, line) :]
         os.fsync(file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(file)
 

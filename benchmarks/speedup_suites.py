@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from sparsekit.benchmarks.methods import ABLATIONS, as_method
-from sparsekit.benchmarks.recipe import Recipe, RunConfig, recipe_for, split_name
+from sparsekit.benchmarks.recipe import MAX_SEEDS, Recipe, RunConfig, plain_name, recipe_for, split_name
 from sparsekit.pruners.checks import checked_count
 
 ROUNDS = (3, 6, 9, 13)
-RUNGS = tuple(float(1 - Fraction(4, 5) ** rounds) for rounds in range(1, 31))
+RUNGS = tuple(float(1 - Fraction(4, 5) ** rounds) for rounds in range(1, 41))
 LADDER = tuple(RUNGS[rounds - 1] for rounds in ROUNDS)
 """48.8, 73.8, 86.6 and 94.5 %: what rounds of iterative magnitude pruning at 20 % pass through, so one chain serves all."""
 
-MATCHED_BUDGETS = (0.25, 0.5, 1.0, 2.0)
+MATCHED_BUDGETS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""A time to match is only as fine as the budgets tried, so they lie closest where methods have been found to match."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Suite:
     sparsities: tuple[float, ...]
     seeds: int
     baseline: str = "imp"
+
+    def __post_init__(self) -> None:
+        # Two ways to write one budget, or a sparsity given twice, are one run and one line of the report.
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(plain_name(name) for name in self.methods)))
+        object.__setattr__(self, "sparsities", tuple(dict.fromkeys(self.sparsities)))
 
     def configs(self) -> list[RunConfig]:
         """All runs; those of one seed and method follow each other by rising sparsity, as chains continue one another."""
@@ -69,8 +75,8 @@ _SMALL = recipe_for(
 )
 _SMALL_METHODS = (
     *("imp", "omp", "dense@2", "spode", "bip-cubic"),
-    *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (0.25, 0.5, 1, 2, 4)),
-    *budgets(("bip",), (0.5, 1, 2)),
+    *budgets(("imp-budget", "gmp", "dpf", "bip-1pass"), (*MATCHED_BUDGETS, 3, 4)),
+    *budgets(("bip",), MATCHED_BUDGETS[1:]),
 )
 _ABLATED = ("imp", "bip", "bip-finetune", "bip-cubic", "bip-1pass", "spode-bip", *ABLATIONS)
 _PAPER = recipe_for("cifar10", dense_epochs=160, epochs=160, lr=0.1)
@@ -97,7 +103,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "small",
-            "4,000 images of CIFAR-10 at 16 pixels, ResNet-8, an hour on a CPU",
+            "4,000 images of CIFAR-10 at 16 pixels, ResNet-8, an hour and a half on a CPU",
             _SMALL,
             _SMALL_METHODS,
             LADDER[3:],
@@ -155,6 +161,8 @@ def chosen_suite(options: Mapping[str, Any]) -> Suite:
     changes: dict[str, Any] = {"recipe": replace(suite.recipe, **(fast | given | {"device": device}))}
     if options.get("methods"):
         changes["methods"] = tuple(part.strip() for part in options["methods"].split(",") if part.strip())
+        if not changes["methods"]:
+            raise ValueError(f"speedup: methods: expected comma-separated names, got {options['methods']!r}")
         for method in changes["methods"]:
             as_method(method)
     if options.get("sparsity"):
@@ -163,8 +171,13 @@ def chosen_suite(options: Mapping[str, Any]) -> Suite:
         except ValueError:
             expected = f"comma-separated numbers, got {options['sparsity']!r}"
             raise ValueError(f"speedup: sparsity: expected {expected}") from None
-        # A rung rounded as in the papers' tables is the rung, so that chains serve it.
-        changes["sparsities"] = tuple(next((rung for rung in RUNGS if round(rung, 3) == x), x) for x in levels)
+        changes["sparsities"] = tuple(_rung(x) for x in levels)
     if options.get("seeds") is not None:
-        changes["seeds"] = checked_count("speedup", "seeds", options["seeds"])
+        changes["seeds"] = checked_count("speedup", "seeds", options["seeds"], most=MAX_SEEDS)
     return replace(suite, **changes)
+
+
+def _rung(sparsity: float) -> float:
+    """The nearest rung that is rounded to ``sparsity`` as in the papers' tables, so that chains serve it; else itself."""
+    rounded = [rung for rung in RUNGS if round(rung, 3) == sparsity]
+    return min(rounded, key=lambda rung: abs(rung - sparsity), default=sparsity)

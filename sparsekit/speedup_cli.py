@@ -29,7 +29,7 @@ from sparsekit.recipe_cli import (
 @configurable
 def speedup(
     context: typer.Context,
-    suite: Annotated[str, typer.Option(help="smoke, quick, match, ablate or paper.")] = "smoke",
+    suite: Annotated[str, typer.Option(help="smoke, small, quick, match, ablate or paper.")] = "smoke",
     seeds: Annotated[int | None, typer.Option(help="Seeds 0 .. N-1; verdicts need 5, a headline 10.")] = None,
     methods: Annotated[str, typer.Option(help="Comma-separated, NAME or NAME@FACTOR of its epochs.")] = "",
     sparsity: Annotated[str, typer.Option(help="Comma-separated fractions removed.")] = "",
@@ -99,7 +99,7 @@ def _report(suite: Any, folder: Path, whole: bool, as_json: bool) -> None:
     page = write_speedup(rows, suite, folder / "speedup.html")
     text = speedup_markdown(rows, suite)
     replace_file(folder / "speedup.md", lambda target: Path(target).write_text(text, encoding="utf-8"))
-    known = {row["id"] for row in rows if "result" in row}
+    known = {row.get("id") for row in rows if "result" in row}
     missing = [config for config in suite.configs() if config.id not in known]
     if as_json:
         print_json(speedup_json(rows, suite))
@@ -111,7 +111,7 @@ def _report(suite: Any, folder: Path, whole: bool, as_json: bool) -> None:
         why = "" if whole else "the time is up; "
         total = len(suite.configs())
         ERR.print(f"{why}{len(missing)} of {total} runs have no result yet; the same command goes on", highlight=False)
-    failed = {row["id"] for row in rows if "error" in row}
+    failed = {row.get("id") for row in rows if "error" in row}
     if failed & {config.id for config in missing}:
         raise typer.Exit(1)
 
@@ -122,10 +122,10 @@ def _forecast(suite: Any, folder: Path, root: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.forecast import forecast
     from sparsekit.benchmarks.rows import read_rows
 
-    known = {row["id"] for row in read_rows(folder / ROWS) if "result" in row} if (folder / ROWS).exists() else set()
+    known = {row.get("id") for row in read_rows(folder / ROWS) if "result" in row} if (folder / ROWS).exists() else set()
     bench = Workbench(suite.recipe, folder, root)
     rows, dense = forecast(in_chains(c for c in suite.configs() if c.id not in known), bench)
-    seeds = len({row.config.seed for row in rows})
+    seeds = sum(not bench.dense_file(seed).exists() for seed in {row.config.seed for row in rows})
     by_method: dict[str, tuple[float, float]] = {}
     for row in rows:
         epochs, seconds = by_method.get(row.config.method, (0.0, 0.0))

@@ -13,8 +13,10 @@ pytest.importorskip("sklearn")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from sparsekit.benchmarks.rows import read_rows  # noqa: E402
-from sparsekit.benchmarks.speedup_suites import LADDER, SUITES, budgets, chosen_suite  # noqa: E402
+from sparsekit.benchmarks import readme  # noqa: E402
+from sparsekit.benchmarks.recipe import RunConfig, from_json, split_name  # noqa: E402
+from sparsekit.benchmarks.rows import append_row, read_rows  # noqa: E402
+from sparsekit.benchmarks.speedup_suites import LADDER, RUNGS, SUITES, budgets, chosen_suite  # noqa: E402
 from sparsekit.cli import app  # noqa: E402
 
 SMALL = ["--suite", "smoke", "--network", "mlp", "--limit", "200", "--epochs", "1", "--dense-epochs", "1"]
@@ -70,6 +72,8 @@ def test_a_dry_run_counts_what_is_left(tmp_path: Path) -> None:
         (["--sparsity", "high"], "speedup: sparsity: expected comma-separated numbers, got 'high'"),
         (["--sparsity", "1.5"], "sparsity: expected"),
         (["--seeds", "0"], "speedup: seeds: expected"),
+        (["--seeds", "1000000000"], "speedup: seeds: expected an int <= 10000, got 1000000000"),
+        (["--methods", " , "], "speedup: methods: expected comma-separated names, got ' , '"),
         (["--time-budget", "0"], "--time-budget: expected seconds > 0, got 0.0"),
         (["--precision", "fp8"], "Recipe: precision: expected fp32 or bf16, got 'fp8'"),
     ],
@@ -95,3 +99,61 @@ def test_every_suite_can_be_built() -> None:
 
 def test_budgets_by_name() -> None:
     assert budgets(["a", "b"], [0.5, 1, 2]) == ("a@0.5", "a", "a@2", "b@0.5", "b", "b@2")
+
+
+def test_one_budget_has_one_name_and_one_sparsity_one_level() -> None:
+    given = {"suite": "smoke", "methods": "gmp@1.50,gmp@1,gmp,gmp@1.5,omp@0.750", "sparsity": "0.488,0.4880,0.5,0.5"}
+    suite = chosen_suite(given)
+    assert suite.methods == ("gmp@1.5", "gmp", "omp@0.75") and suite.sparsities == (LADDER[0], 0.5)
+    assert RunConfig("gmp@1.0", 0.5, 0).id == RunConfig("gmp", 0.5, 0).id
+    assert RunConfig("gmp@1.500", 0.5, 0).method == "gmp@1.5"
+
+
+@pytest.mark.parametrize("written, rounds", [("0.488", 3), ("0.986", 19), ("0.998", 28), ("0.999", 31)])
+def test_a_rounded_rung_is_the_nearest_one(written: str, rounds: int) -> None:
+    assert chosen_suite({"suite": "smoke", "sparsity": written}).sparsities == (RUNGS[rounds - 1],)
+    assert RUNGS[rounds - 1] == pytest.approx(1 - 0.8**rounds)
+
+
+def test_a_sparsity_between_rungs_is_what_it_says() -> None:
+    assert chosen_suite({"suite": "smoke", "sparsity": "0.9,0.9451"}).sparsities == (0.9, 0.9451)
+
+
+@pytest.mark.parametrize("name", ["small", "match"])
+def test_sweeps_try_budgets_between_half_and_twice(name: str) -> None:
+    tried: dict[str, set[float]] = {}
+    for method in SUITES[name].methods:
+        own, factor = split_name(method)
+        tried.setdefault(own, set()).add(factor)
+    for own in ("imp-budget", "gmp", "dpf", "bip", "bip-1pass"):
+        assert {0.5, 0.75, 1.0, 1.5, 2.0} <= tried[own], own
+
+
+def test_committed_rows_keep_their_identity() -> None:
+    rows = [row for row in read_rows(readme.RESULTS) if row.get("kind") == "compare"]
+    assert len(rows) > 700
+    for row in rows:
+        config = RunConfig(row["method"], row["sparsity"], row["seed"], from_json(row["config"]))
+        assert config.id == row["id"] and config.method == row["method"]
+
+
+def test_a_budget_between_one_and_two_is_run_and_reported(tmp_path: Path) -> None:
+    options = [*SMALL[:-6], "--epochs", "4", "--methods", "imp,gmp@1.5,imp-budget@1.5", "--sparsity", "0.488"]
+    assert run(*options, "--seeds", "1", "--out", str(tmp_path)).exit_code == 0
+    epochs = {row["method"]: row["cost"]["dense_epochs"] for row in read_rows(tmp_path / "rows.jsonl")}
+    assert epochs == {"imp": 12, "gmp@1.5": 6, "imp-budget@1.5": 12}
+    assert "GMP, 1.5× budget" in (tmp_path / "speedup.md").read_text()
+
+
+def test_rows_of_other_making_in_the_folder_are_passed_over(tmp_path: Path) -> None:
+    append_row(tmp_path / "rows.jsonl", {"kind": "topk", "result": {"seconds": 1.0}})
+    append_row(tmp_path / "rows.jsonl", {"kind": "topk", "error": "no GPU"})
+    for extra in ((), ("--report-only",), ("--dry-run",)):
+        assert run(*SMALL, "--out", str(tmp_path), *extra).exit_code == 0, extra
+
+
+def test_a_dry_run_does_not_count_dense_networks_that_exist(tmp_path: Path) -> None:
+    assert run(*SMALL, "--out", str(tmp_path)).exit_code == 0
+    (tmp_path / "rows.jsonl").unlink()
+    found = json.loads(run(*SMALL, "--out", str(tmp_path), "--dry-run", "--json", "--seeds", "2").stdout)
+    assert found["seeds"] == 1

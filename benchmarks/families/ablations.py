@@ -60,6 +60,12 @@ ABLATIONS: dict[str, Method] = {
         phase_steps,
         summary="BiP, upper step every 4th iteration",
     ),
+    "bip-upper4": Method(
+        bip(upper_batches=4),
+        passes=phase_epochs(5),
+        steps=phase_steps,
+        summary="BiP, upper step on four batches",
+    ),
     "bip-train-bn": Method(
         bip(upper_batchnorm="train"), **_TWO, summary="BiP, upper passes move the BatchNorm statistics too"
     ),

@@ -29,11 +29,11 @@ from sparsekit.nn import dense_gradient, prepared_weights
 from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
-from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_options
+from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_lower, checked_options
 from sparsekit.pruners.bip_scores import first_scores, scores_of_masks, tied_gradients, update_scores
 from sparsekit.pruners.checks import check_tensors, checked_count, described
 from sparsekit.pruners.cost import batch_size
-from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
+from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve, curve_text
 from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
 
 
@@ -44,7 +44,8 @@ class BiP(BasePruner):
         model: pretrained and sparsified; its weights are theta.
         loss: (model, batch) -> scalar.
         sparsity: final fraction removed, in [0, 1).
-        steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, one more for its upper step.
+        steps: iterations; each pulls ``options.lower_steps`` batches and, with two passes, ``options.upper_batches`` more for
+            its upper step.
         lower: optimizer over the model's parameters, among them every masked weight; its learning rate follows
             ``lower_curve`` and is left where that ends (alpha is its learning rate; the paper uses SGD, 0.01, momentum 0.9).
         upper_lr: beta, learning rate of the scores.
@@ -88,8 +89,10 @@ class BiP(BasePruner):
             raise TypeError(f"BiP: schedule: expected a callable iteration -> sparsity, got {schedule!r}")
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
         self.gamma, self._upper_lr = float(gamma), float(upper_lr)
-        self.lower = self._checked_lower(lower)
-        self._functions = described(schedule=schedule, lower_curve=lower_curve, upper_curve=upper_curve)
+        self.lower = checked_lower(lower, self._parameters())
+        named = {"lower_curve": lower_curve, "upper_curve": upper_curve}
+        curves = {name: as_curve("BiP", name, curve) for name, curve in named.items()}
+        self._functions = described(schedule=schedule) | {name: curve_text(curve) for name, curve in curves.items()}
         self.schedule = schedule or (lambda step: sparsity)
         self.scores = self._initial_scores()
         self.upper = torch.optim.SGD(
@@ -99,20 +102,11 @@ class BiP(BasePruner):
             weight_decay=self.options.upper_weight_decay,
         )
         self._rates = (
-            LearningRate(lower, as_curve("BiP", "lower_curve", lower_curve)),
-            LearningRate(self.upper, as_curve("BiP", "upper_curve", upper_curve)),
+            LearningRate(lower, curves["lower_curve"]),
+            LearningRate(self.upper, curves["upper_curve"]),
         )
         if not self._unfit:
             self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
-
-    def _checked_lower(self, lower: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        held = {id(p) for group in lower.param_groups for p in group["params"]}
-        for name, weight in self._parameters().items():
-            if id(weight) not in held or not weight.requires_grad:
-                raise ValueError(
-                    f"BiP: lower: expected an optimizer over every masked weight, got one without `{name}`"
-                )
-        return lower
 
     def _initial_scores(self) -> dict[str, Tensor]:
         """Trainable scores: theta itself when tied, else a copy, or what reproduces the present masks."""
@@ -167,7 +161,8 @@ class BiP(BasePruner):
         last = self._step + 1 == self.steps
         upper = last or (self._step + 1) % self.options.upper_every == 0
         # Drawn before anything changes, so that a step without its batches can be repeated.
-        drawn = self._draw(batches, self.options.lower_steps + (upper and self.options.passes == 2))
+        more = self.options.upper_batches if upper and self.options.passes == 2 else 0
+        drawn = self._draw(batches, self.options.lower_steps + more)
         if not upper:
             return drawn, None
         return drawn, self.sparsity if last else self.schedule(self._step + 1)
@@ -180,18 +175,23 @@ class BiP(BasePruner):
         if self.options.passes == 1:
             lower_loss = upper_loss = self._both_levels(drawn[0])
         else:
-            *lower, upper = drawn
-            lower_loss = self._lower_steps(lower)["loss_lower"]
-            upper_loss, h = self._upper_pass(upper)
+            count = self.options.lower_steps
+            lower_loss = self._lower_steps(drawn[:count])["loss_lower"]
+            upper_loss, h = self._upper_passes(drawn[count:])
             self._update_scores(h)
         return {"loss_lower": lower_loss, "loss_upper": upper_loss}
 
-    def _upper_pass(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """h = dl/dz at the present theta and mask, dense."""
-        with batchnorm_policy(self.model, self.options.upper_batchnorm):
-            _, h = dense_gradients(self.model, self._evaluate, batch)
-        self.cost.count_pass(batch_size(batch))
-        return self._loss_value, h
+    def _upper_passes(self, batches: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss and h = dl/dz over the batches at the present theta and mask, dense; a pass for each of them."""
+        losses, total = [], {}
+        for batch in batches:
+            with batchnorm_policy(self.model, self.options.upper_batchnorm):
+                _, h = dense_gradients(self.model, self._evaluate, batch)
+            self.cost.count_pass(batch_size(batch))
+            losses.append(self._loss_value)
+            total = {name: total[name] + part for name, part in h.items()} if total else h
+        count = len(batches)
+        return sum(losses) / count, {name: part / count for name, part in total.items()} if count > 1 else total
 
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,8 @@ class BiPOptions:
     upper_every: r >= 1: only iterations r, 2r, ... and the last take the upper step and project; the others take the lower
         steps alone. Steps, curves and schedule go on counting all iterations. 1 is the paper's.
     passes: 2 (paper: two batches, the upper one at the new theta) or 1 (one dense h serves both levels).
+    upper_batches: n >= 1: with two passes, the upper step takes h as the mean over n batches, each of which costs a pass, as
+        if its batch were n times as large (but for BatchNorm, which normalises each by itself). 1 is the paper's.
     start: of separate scores, "magnitude" (theta) or "masks": the model's present masks, which have to be as sparse as the
         schedule begins, are the first ones; scores differ from theta only where these differ from those of magnitude. To go on
         with a saved run, make the pruner with full masks or with those of its start, then load both states.
@@ -44,6 +46,7 @@ class BiPOptions:
     lower_steps: int = 1
     upper_every: int = 1
     passes: int = 2
+    upper_batches: int = 1
     start: str = "magnitude"
     scores: str = "separate"
     upper_momentum: float = 0.9
@@ -67,6 +70,18 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
+_OF_RELEASED = (("key", "magnitude"), ("start", "magnitude"), ("upper_every", 1), ("upper_batches", 1))
+
+
+def checked_lower(lower: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer, or an error unless it trains all of the masked weights."""
+    held = {id(p) for group in lower.param_groups for p in group["params"]}
+    for name, weight in weights.items():
+        if id(weight) not in held or not weight.requires_grad:
+            raise ValueError(f"BiP: lower: expected an optimizer over every masked weight, got one without `{name}`")
+    return lower
+
+
 def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: torch.optim.Optimizer) -> BiPOptions:
     """The options with what their variant implies, or an error that names the argument."""
     for argument, choices in _CHOICES.items():
@@ -75,8 +90,10 @@ def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: t
             raise ValueError(f"BiP: {argument}: expected one of {expected}, got {getattr(options, argument)!r}")
     checked_count("BiP", "lower_steps", options.lower_steps)
     checked_count("BiP", "upper_every", options.upper_every)
-    if options.passes == 1 and options.lower_steps != 1:
-        raise ValueError(f"BiP: lower_steps: expected 1 with passes=1, got {options.lower_steps}")
+    checked_count("BiP", "upper_batches", options.upper_batches)
+    for argument in ("lower_steps", "upper_batches"):
+        if options.passes == 1 and (got := getattr(options, argument)) != 1:
+            raise ValueError(f"BiP: {argument}: expected 1 with passes=1, got {got}")
     if not (isinstance(gamma, (int, float)) and gamma > 0):
         raise ValueError(f"BiP: gamma: expected a number > 0 or inf, got {gamma!r}")
     if not (isinstance(upper_lr, (int, float)) and upper_lr >= 0 and math.isfinite(upper_lr)):
@@ -86,7 +103,7 @@ def checked_options(options: BiPOptions, upper_lr: float, gamma: float, lower: t
             f"BiP: lower: expected a torch optimizer over the model's parameters, got {type(lower).__name__}"
         )
     if options.variant == "released":
-        for argument, expected in (("key", "magnitude"), ("start", "magnitude"), ("upper_every", 1)):
+        for argument, expected in _OF_RELEASED:
             if (got := getattr(options, argument)) != expected:
                 raise ValueError(f"BiP: {argument}: expected {expected} for variant='released', got {got!r}")
         decay = float(lower.param_groups[0].get("weight_decay", 0.0))

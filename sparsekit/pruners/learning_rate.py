@@ -27,6 +27,16 @@ def as_curve(function: str, argument: str, curve: str | Curve) -> Curve:
     return CURVES[curve]
 
 
+def curve_text(curve: Curve) -> str:
+    """A curve as part of checkpoints: its name, or that of the function with its values at k/16, never an address."""
+    known = next((name for name, own in CURVES.items() if own is curve), None)
+    if known is not None:
+        return known
+    name = getattr(curve, "__qualname__", type(curve).__name__)
+    # Six digits, as libraries of mathematics differ in the last one.
+    return f"{name}: {', '.join(f'{float(curve(k / 16)):.6g}' for k in range(16))}"
+
+
 class LearningRate:
     """Sets the learning rate of every parameter group to its base value times the curve."""
 

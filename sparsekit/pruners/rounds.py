@@ -28,7 +28,7 @@ from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
-from sparsekit.pruners.learning_rate import Curve, LearningRate
+from sparsekit.pruners.learning_rate import Curve, LearningRate, curve_text
 from sparsekit.pruners.metrics import Metrics
 from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
 from sparsekit.pruners.remaining import remaining_magnitudes
@@ -203,7 +203,8 @@ class RoundPruner(BasePruner):
         return super().state_dict() | own
 
     def _config(self) -> dict[str, Any]:
-        return super()._config() | {"rounds": self._plan()}
+        curves = [None if phase.curve is None else curve_text(phase.curve) for phase in self.phases]
+        return super()._config() | {"rounds": self._plan(), "curves": curves}
 
     def _check_state(self, where: str, state: Any) -> None:
         super()._check_state(where, state)

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -99,3 +101,18 @@ def test_many_writers_leave_whole_lines(tmp_path: Path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: append_row(path, {"n": n, "text": "x" * 5000}), range(40)))
     assert sorted(row["n"] for row in read_rows(path)) == list(range(40))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files")
+def test_a_full_disk_names_the_file_and_the_next_row_mends_it(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"n": 1})
+    program = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\n"
+    program += "from sparsekit.benchmarks.rows import append_row\n"
+    program += "try: append_row(sys.argv[1], {'n': 'x' * 99})\nexcept OSError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout and str(path) in done.stdout
+    assert path.stat().st_size == 60 and read_rows(path) == [{"n": 1}]
+    append_row(path, {"n": 2})
+    assert read_rows(path) == [{"n": 1}, {"n": 2}]

@@ -101,6 +101,7 @@ PRUNERS: dict[str, Maker] = {
     "BiP, released": bip(variant="released"),
     "BiP, value": bip(key="value", lower_steps=2, upper_batchnorm="eval"),
     "BiP, rare": bip(upper_every=2),
+    "BiP, upper batches": bip(upper_batches=2),
     "BiP, rare, one pass": bip(passes=1, upper_every=3),
     "BiP, from masks": lambda model, loss, start: from_masks(model, loss, start),
     "SpODE": spode(),

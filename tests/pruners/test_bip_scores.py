@@ -205,6 +205,39 @@ def test_rare_upper_steps_in_two_passes_are_many_lower_steps(r: int) -> None:
     assert rare.done and rare.cost.passes == long.cost.passes == 12 + 12 // r
 
 
+@pytest.mark.parametrize("variant", [{}, {"lower_steps": 2}, {"scores": "tied"}, {"key": "value"}])
+def test_several_upper_batches_are_one_that_is_as_large(variant: dict[str, Any]) -> None:
+    """The same h, up to rounding, as from all their examples in one batch; lower batches stay as they are."""
+    model, other = build(), build()
+    lower_steps = variant.get("lower_steps", 1)
+    several = bip(model, steps=6, options=BiPOptions(upper_batches=3, **variant))
+    one = bip(other, steps=6, options=BiPOptions(**variant))
+    source, same = batches(), batches()
+
+    def joined() -> Any:
+        while True:
+            yield from (next(same) for _ in range(lower_steps))
+            x, y = zip(*(next(same) for _ in range(3)), strict=True)
+            yield torch.cat(x), torch.cat(y)
+
+    large = joined()
+    while not one.done:
+        found, expected = several.step(source).read(), one.step(large).read()
+        assert found == pytest.approx(expected, rel=1e-9)
+        for n, s in several.scores.items():
+            torch.testing.assert_close(s, one.scores[n], rtol=1e-9, atol=1e-12)
+    assert several.done and several.masks == one.masks
+    assert several.cost.passes == 6 * (lower_steps + 3) and several.cost.samples == one.cost.samples
+    assert one.cost.passes == 6 * (lower_steps + 1)
+
+
+def test_several_upper_batches_need_two_passes_and_the_paper() -> None:
+    with pytest.raises(ValueError, match="BiP: upper_batches: expected 1 with passes=1, got 2"):
+        bip(build(), options=BiPOptions(upper_batches=2, passes=1))
+    with pytest.raises(ValueError, match="BiP: upper_batches: expected 1 for variant='released', got 2"):
+        bip(build(), options=BiPOptions(upper_batches=2, variant="released"))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("r", [1, 2, 3])
 def test_one_pass_is_a_plain_loop(r: int, tied: bool) -> None:
