@@ -41,6 +41,32 @@ def gate_gradient(theta: Tensor, dz: Tensor) -> Tensor:
     return theta * dz
 
 
+def gradient_flow(theta: Tensor, hg: Tensor) -> Tensor:
+    """Score theta * (H g): what a weight adds to half the growth of |g|^2 with its own size. The largest are kept.
+
+    The paper ranks S(-theta) = -theta * (H g), what removing the weight adds to the gradient's norm to first order, and
+    removes the largest. Signs matter: weights whose presence lowers the gradient flow have negative scores here.
+
+    Args:
+        hg: H g, of theta's shape; H and g are Hessian and gradient of the loss at the effective weights.
+    Source: GraSP, Wang, Zhang and Grosse, ICLR 2020, equations 7 and 8.
+    """
+    _check_shapes("gradient_flow", theta, hg=hg)
+    return theta * hg
+
+
+def synaptic_flow(theta: Tensor, dr: Tensor) -> Tensor:
+    """Score |theta * dR/dtheta|: all paths through a weight, each by the product of the |theta| on it.
+
+    Args:
+        theta: |weights| (or the weights themselves); dr: dR/d|theta| of R, the sum of the outputs for an input of ones of
+            the network with all parameters replaced by their absolute values.
+    Source: SynFlow, Tanaka, Kunin, Yamins and Ganguli, NeurIPS 2020, equation 2.
+    """
+    _check_shapes("synaptic_flow", theta, dr=dr)
+    return (theta * dr).abs()
+
+
 def hydra(theta: Tensor, dz: Tensor, scores: Tensor) -> Tensor:
     """Gradient sign(s) * theta * dz of the loss with respect to the scores, straight through the top-k of |s|.
 

@@ -61,15 +61,15 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # What `from sparsekit import *` gives: a name more or less is a decision, so it is made here too.
 # fmt: off
 PUBLIC = [
-    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "DPF", "ERK", "ExportReport", "Filter",
-    "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference",
-    "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks",
-    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
-    "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights",
-    "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
-    "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify",
-    "speed", "summary", "topk_mask",
+    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Criterion", "CriterionPruning", "Cubic", "DPF",
+    "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "GraSP", "Gradual", "IMP", "IMPOptions", "Inspection",
+    "Linear", "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer",
+    "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner",
+    "RandomPruning", "SNIP", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured",
+    "cached_weights", "captured", "check_ranks", "compacted_filters", "criterion", "dense_gradient", "dense_gradients",
+    "dense_state_dict", "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at",
+    "guard_", "inspect", "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights",
+    "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 

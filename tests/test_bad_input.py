@@ -31,9 +31,11 @@ def net() -> nn.Sequential:
     return model
 
 
-def emptied(*names: str) -> nn.Sequential:
-    """A model in which the layers named keep nothing."""
+def emptied(*names: str, half: bool = False) -> nn.Sequential:
+    """A model in which the layers named keep nothing, or the first one only a part of every filter."""
     model = net()
+    if half:
+        sk.set_masks(model, {"0": sk.Mask.from_dense(torch.arange(24).reshape(6, 4) % 2 == 0)})
     sk.set_masks(model, {name: ~sk.masks(model)[name] for name in names})
     return model
 
@@ -69,6 +71,10 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.OneShotMagnitude: {"optimizer": sgd, "steps": 2},
         sk.GMP: {"optimizer": sgd, "steps": 2},
         sk.DPF: {"optimizer": sgd, "steps": 2},
+        sk.SNIP: {"optimizer": sgd, "steps": 2},
+        sk.GraSP: {"optimizer": sgd, "steps": 2},
+        sk.CriterionPruning: {"criterion": changes.get("criterion") or "magnitude"},
+        sk.SynFlow: {"optimizer": sgd, "steps": 2, "rounds": 2},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
     return kind(model, objective, sparsity, **(needed[kind] | changes))
@@ -138,7 +144,8 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 
 
 # Pruners
-for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+SCORED = (sk.SNIP, sk.GraSP, sk.SynFlow)
+for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -147,11 +154,12 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.D
     text = f"{n}: model: expected masked layers, got nothing to prune; call sparsify first"
     case(n, "nothing to prune", V, text, make, kind, plain())
     case(n, "no loss", T, f"{n}: loss: expected a callable (model, batch) -> scalar, got 3", make, kind, objective=3)
-    text = f"{n}: loss: expected a finite value, got NaN or inf (step 1)"
-    case(n, "a NaN loss", V, text, step, kind, objective=nan_loss)
+    at = 2 if kind is sk.SynFlow else 1  # its first step needs no loss
+    text = f"{n}: loss: expected a finite value, got NaN or inf (step {at})"
+    case(n, "a NaN loss", V, text, fit, kind, [BATCH], objective=nan_loss)
     text = f"{n}: loss: expected a"
-    case(n, "a vector loss", V, f"{text} scalar tensor, got", step, kind, objective=vector_loss)
-    case(n, "a loss that is no tensor", V, f"{text} scalar tensor, got", step, kind, objective=float_loss)
+    case(n, "a vector loss", V, f"{text} scalar tensor, got", fit, kind, [BATCH], objective=vector_loss)
+    case(n, "a loss that is no tensor", V, f"{text} scalar tensor, got", fit, kind, [BATCH], objective=float_loss)
     text = f"{n}: batches: expected another batch at step 1, got none"
     case(n, "exhausted batches", V, text, step, kind, iter([]))
     case(n, "a list of batches", T, f"{n}: batches: expected an iterator, got list", step, kind, [BATCH])
@@ -165,14 +173,28 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.D
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED):
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
     text = f"{n}: optimizer: expected a callable that makes a torch optimizer, got int"
-    case(n, "a factory of something else", T, text, make, kind, optimizer=len)
+    case(n, "a factory of something else", T, text, fit, kind, [BATCH], optimizer=len)
     text = f"{n}: curve: expected a callable or one of constant, cosine, linear, step, got 'zig'"
     case(n, "an unknown curve", V, text, make, kind, curve="zig")
+    if kind in SCORED:
+        text = f"{n}: model: expected masks that keep at least 21 units, got 18 kept"
+        case(n, "masks that are too sparse", V, text, make, kind, emptied("0"))
+        text = f"{n}: model: expected masks of whole units of Filter(p=2.0), got others in `0`"
+        case(n, "masks of parts", V, text, make, kind, emptied(half=True), projection=sk.Projection("filter"))
+        text = f"{n}: rewind_state: expected the keys of the model's state_dict, got missing"
+        case(n, "a state of something else", V, text, make, kind, rewind_state={})
+        case(n, "steps", V, f"{n}: steps: expected an int >= 0, got -1", make, kind, steps=-1)
+        case(n, "rounds", V, f"{n}: rounds: expected an int >= 1, got 0", make, kind, rounds=0)
+        text = f"{n}: batchnorm: expected one of train, eval, got 'frozen'"
+        case(n, "batchnorm", V, text, make, kind, batchnorm="frozen")
+        text = f"{n}: rounds: expected 1 for 2:4, got 2"
+        case(n, "rounds of 2:4", V, text, make, kind, rounds=2, projection=sk.Projection("2:4"))
+        continue
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
@@ -242,6 +264,17 @@ for thing, arguments, error, text in (
     ("GMP", {"ramp": NAN}, V, "ramp: expected a number in (0, 1], got nan"),
     ("GMP", {"every": 0}, V, "every: expected an int >= 1, got 0"),
     ("GMP", {"projection": sk.Projection("2:4")}, V, "schedule: expected 'constant' for 2:4, got Cubic"),
+    ("SNIP", {"batches": 0}, V, "batches: expected an int >= 1, got 0"),
+    ("GraSP", {"batches": 1.5}, T, "batches: expected an int >= 1, got 1.5"),
+    ("GraSP", {"temperature": 0.0}, V, "temperature: expected a finite number > 0, got 0.0"),
+    ("GraSP", {"temperature": "hot"}, T, "temperature: expected a finite number > 0, got 'hot'"),
+    ("GraSP", {"samples_per_class": 0}, V, "samples_per_class: expected an int >= 1, got 0"),
+    ("SynFlow", {"input_shape": 4}, T, "input_shape: expected dimensions without the batch, got 4"),
+    ("SynFlow", {"input_shape": (0,)}, V, "input_shape: expected an int >= 1, got 0"),
+    ("SynFlow", {"double": 1}, T, "double: expected a bool, got 1"),
+    ("CriterionPruning", {"criterion": "x"}, V, "criterion: expected a Criterion or one of magnitude, random, snip"),
+    ("CriterionPruning", {"schedule": "cubic"}, V, "schedule: expected one of geometric, linear, got 'cubic'"),
+    ("CriterionPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("DPF", {"ramp": 1.5}, V, "ramp: expected a number in (0, 1], got 1.5"),
     ("DPF", {"every": 1.0}, T, "every: expected an int >= 1, got 1.0"),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
@@ -261,6 +294,17 @@ for thing, arguments, error, text in (
     ),
 ):
     case(thing, ", ".join(arguments), error, f"{thing}: {text}", make, getattr(sk, thing), **arguments)
+for thing, fields, error, text in (
+    ("Criterion", {"name": ""}, V, "Criterion: name: expected a name, got ''"),
+    ("Criterion", {"scores": 3}, T, "Criterion: scores: expected a callable Scoring -> scores by layer, got 3"),
+    ("Criterion", {"batches": -1}, V, "Criterion: batches: expected an int >= 0, got -1"),
+    ("Criterion", {"rounds": 0}, V, "Criterion: rounds: expected an int >= 1, got 0"),
+    ("Criterion", {"units": "l2"}, V, "Criterion: units: expected one of norm, sum, abs_sum, got 'l2'"),
+    ("Criterion", {"batchnorm": "x"}, V, "Criterion: batchnorm: expected one of train, eval, got 'x'"),
+):
+    case(thing, fields, error, text, sk.Criterion, **({"name": "mine", "scores": loss} | fields))
+text = "criterion: name: expected one that is not taken, got 'snip'"
+case("criterion", "a name of ours", V, text, sk.criterion("snip"), loss)
 text = "BiP: schedule: expected a callable iteration -> sparsity, got 3"
 case("BiP", "a schedule that is a number", T, text, make, sk.BiP, schedule=3)
 case("BiP", "a schedule out of range", V, f"Global: sparsity: {RANGE} 2.0", make, sk.BiP, schedule=lambda step: 2.0)

@@ -9,22 +9,31 @@ from sparsekit.pruners.capture import captured
 from sparsekit.pruners.dpf import DPF
 from sparsekit.pruners.gmp import GMP
 from sparsekit.pruners.gradual import Gradual
+from sparsekit.pruners.grasp import GraSP
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
 from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.scored import CriterionPruning
+from sparsekit.pruners.scoring import Criterion, criterion
+from sparsekit.pruners.snip import SNIP
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions
+from sparsekit.pruners.synflow import SynFlow
 
 __all__ = [
     "DPF",
     "GMP",
     "IMP",
     "OMP",
+    "SNIP",
     "BiP",
     "BiPOptions",
     "CollapseWarning",
+    "Criterion",
+    "CriterionPruning",
+    "GraSP",
     "Gradual",
     "IMPOptions",
     "Metrics",
@@ -33,5 +42,7 @@ __all__ = [
     "RandomPruning",
     "SpODE",
     "SpODEOptions",
+    "SynFlow",
     "captured",
+    "criterion",
 ]

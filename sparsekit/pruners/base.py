@@ -100,10 +100,7 @@ class BasePruner:
         return Metrics(values, self._problems)
 
     def fit(
-        self,
-        loader: Iterable[Any],
-        on_step: Callable[[Metrics], None] | None = None,
-        logger: Logger | None = None,
+        self, loader: Iterable[Any], on_step: Callable[[Metrics], None] | None = None, logger: Logger | None = None
     ) -> Masks:
         """Run to the end, going through ``loader`` as often as needed.
 
@@ -181,7 +178,9 @@ class BasePruner:
         # The first step that failed is the one to name: later flags are folded into it.
         self._problems[earlier or message] = flag | self._problems.get(earlier or message, torch.zeros_like(flag))
 
-    def _project(self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude") -> dict[str, Tensor]:
+    def _project(
+        self, scores: Mapping[str, Tensor], sparsity: float, key: Key = "magnitude", by: Projection | None = None
+    ) -> dict[str, Tensor]:
         """Set the masks to the projection of ``scores``; returns how many entries changed and came back.
 
         Masks stay as they were if the scores contain NaN. The live masks are written last, when nothing can fail any more,
@@ -189,7 +188,7 @@ class BasePruner:
         """
         with self.cost.selection():
             self._warm = self._warm.to(next(iter(scores.values())).device)  # the model may have moved
-            projected = self.ranks.project(self.projection, scores, sparsity, key, self._warm)
+            projected = self.ranks.project(by or self.projection, scores, sparsity, key, self._warm)
             self._check(projected.invalid, f"{self.name}: scores: expected numbers, got NaN")
             old = [layer.mask_words for layer in self.layers.values()]
             new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]

@@ -14,11 +14,17 @@ from torch import Tensor
 from sparsekit.pruners.checks import check_keys, checked_count
 
 
-def batch_size(batch: Any) -> int:
-    """Samples in a batch: dim 0 of its first tensor; 0 where that cannot be told."""
+def first_of(batch: Any) -> Any:
+    """What a batch begins with, inside tuples, lists and mappings: a tensor as a rule."""
     first = batch
     while isinstance(first, (tuple, list, Mapping)) and first:
         first = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
+    return first
+
+
+def batch_size(batch: Any) -> int:
+    """Samples in a batch: dim 0 of its first tensor; 0 where that cannot be told."""
+    first = first_of(batch)
     return int(first.shape[0]) if isinstance(first, Tensor) and first.ndim else 0
 
 

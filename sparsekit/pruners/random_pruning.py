@@ -6,17 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparsekit.allocation import ERK, Global
 from sparsekit.gradients import Loss
-from sparsekit.ops import shards
 from sparsekit.patterns import NM, Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.scoring import random_scores
 
 
 class RandomPruning(RoundPruner):
@@ -72,11 +71,7 @@ class RandomPruning(RoundPruner):
 
     def _scores(self) -> tuple[dict[str, Tensor], Key]:
         self.ranks.alike("arguments", lambda: None, seed=self.seed)
-        generator, scores = torch.Generator().manual_seed(self.seed), {}
-        for name, layer in self.layers.items():
-            drawn = torch.rand(layer.weight.shape, dtype=torch.float64, generator=generator)
-            scores[name] = shards.spread_as(drawn.to(layer.weight.device), layer.weight)
-        return scores, "magnitude"
+        return random_scores(self.weights, self.seed), "magnitude"
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"seed": self.seed}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnitudes of what is left, for pruners that never take anything back."""
+"""What is left of a pruned model and how it is ranked, for pruners that never take anything back."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,30 +11,69 @@ from torch import Tensor
 
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards, unpack_mask
-from sparsekit.patterns import Key, Unstructured
+from sparsekit.patterns import NM, Key, Pattern, Unstructured
 from sparsekit.projection import Projection
 
 # In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
 _LEAST = 1e-60
+UNITS = ("norm", "sum", "abs_sum")
 
 
 def remaining_magnitudes(layers: Mapping[str, MaskedLayer], projection: Projection) -> tuple[dict[str, Tensor], Key]:
-    """|theta| of the kept weights, and the key to rank by; pruned ones rank below all, kept zeros included.
+    """|theta| of the kept weights, and the key to rank by; see ``remaining_scores``."""
+    return remaining_scores({n: layer.weight.detach() for n, layer in layers.items()}, layers, projection.pattern)
+
+
+def remaining_scores(
+    scores: Mapping[str, Tensor], layers: Mapping[str, MaskedLayer], pattern: Pattern, units: str = "norm"
+) -> tuple[dict[str, Tensor], Key]:
+    """Scores of the kept weights; pruned ones rank below all, whatever is stored there and kept zeros included.
+
+    Args:
+        scores: layer name -> tensor of the weight's shape.
+        units: score of a unit: "norm" is the pattern's norm, "sum" the sum of the signed scores, "abs_sum" its absolute
+            value. Of single weights "sum" is the score itself, the others its absolute value.
 
     Returns:
-        layer name -> scores of the weight's shape, spread as the weight is; "value" for single weights, else "magnitude".
+        layer name -> scores to be projected, spread as the given ones are; the key to rank them by.
     """
-    single = isinstance(projection.pattern, Unstructured)
-    scores = {}
+    single = isinstance(pattern, Unstructured)
+    if isinstance(pattern, NM) and units == "abs_sum":
+        units = "norm"  # its units are single weights
 
-    def of_part(weight: Tensor, words: Tensor) -> Tensor:
-        theta = weight.abs()
-        if not single:
+    def of_part(score: Tensor, words: Tensor) -> Tensor:
+        kept = unpack_mask(words, score.shape)
+        if single:
+            return torch.where(kept, score if units == "sum" else score.abs(), -math.inf)
+        wide = torch.where(kept, score.double(), 0.0)
+        if units == "norm":
             # A norm cannot be negative, so for units it is the kept zeros that rise above what is pruned.
-            theta = theta.double().clamp(min=_LEAST)
-        return torch.where(unpack_mask(words, weight.shape), theta, -1.0 if single else 0.0)
+            return torch.where(kept, wide.abs().clamp(min=_LEAST), 0.0)
+        if units == "abs_sum":
+            # Spread evenly over the unit, so that the sum over it, which ranks it, is the absolute value.
+            share = pattern.reduce_sum(wide).abs() / pattern.reduce_sum(torch.ones_like(wide))
+            wide = pattern.expand(share, score.shape)
+        return torch.where(kept, wide, -math.inf)
 
+    ranked = {
+        name: shards.on_parts(of_part, score, layers[name].spread_words, shape=score.shape)
+        for name, score in scores.items()
+    }
+    return ranked, "magnitude" if units == "norm" and not single else "value"
+
+
+def remaining_units(where: str, layers: Mapping[str, MaskedLayer], pattern: Pattern) -> dict[str, int]:
+    """Units of the pattern that each layer keeps.
+
+    Raises:
+        ValueError: a mask that keeps parts of units, of which the rest would come back. It begins with ``where``.
+    """
+    counts = {}
     for name, layer in layers.items():
-        weight = layer.weight.detach()
-        scores[name] = shards.on_parts(of_part, weight, layer.spread_words, shape=weight.shape)
-    return scores, "value" if single else "magnitude"
+        dense = layer.mask.dense()
+        units = dense if isinstance(pattern, Unstructured) else pattern.reduce_sum(dense.float()) > 0
+        whole = bool(dense.all()) if isinstance(pattern, NM) else torch.equal(pattern.expand(units, dense.shape), dense)
+        if not whole:
+            raise ValueError(f"{where}: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
+        counts[name] = int(units.count_nonzero())
+    return counts

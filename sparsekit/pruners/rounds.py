@@ -42,7 +42,8 @@ class Phase:
     """A stretch of training with one optimizer.
 
     steps: training steps, >= 0.
-    curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained.
+    curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained: the
+        steps only recalibrate, or open the phase with scores that take batches.
     sparsity: fraction removed when the phase opens; None leaves the masks.
     rewind: name of the state that the model returns to after that; None leaves the weights.
     behind: steps of the curve that count as done when the phase opens.
@@ -59,11 +60,13 @@ class Phase:
     @property
     def trains(self) -> bool:
         """Does it need an optimizer?"""
-        return self.steps > 0 and not self.recalibrate
+        return self.steps > 0 and self.curve is not None
 
 
 class RoundPruner(BasePruner):
     """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp.
+
+    waits: does the first phase open in the first step, with its batches, rather than when the pruner is made?
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.
@@ -75,6 +78,8 @@ class RoundPruner(BasePruner):
     Attributes:
         ends: steps taken at the end of each phase.
     """
+
+    waits = False
 
     def __init__(
         self,
@@ -90,9 +95,7 @@ class RoundPruner(BasePruner):
         super().__init__(model, loss, sparsity, projection)
         if not callable(optimizer) and any(phase.trains for phase in phases):
             raise TypeError(f"{self.name}: optimizer: expected a callable (parameters) -> optimizer, got {optimizer!r}")
-        if (before := self.masks).count() != before.numel:
-            expected = "full masks (make the pruner before loading a saved state)"
-            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
+        self._check_masks()
         self.phases = phases
         self.ends = tuple(accumulate(phase.steps for phase in phases))
         self._factory = optimizer
@@ -101,12 +104,19 @@ class RoundPruner(BasePruner):
         }
         self._captures = dict(captures or {})
         self._optimizer: torch.optim.Optimizer | None = None
+        self._opened = -1
         self._capture(0)
-        self._open(0)
+        if not self.waits:
+            self._open(0, [])
         if self.done:
             # No step will follow whose metrics could tell.
             Metrics({}, self._problems).read()
             self._warn_of_collapse()
+
+    def _check_masks(self) -> None:
+        if (before := self.masks).count() != before.numel:
+            expected = "full masks (make the pruner before loading a saved state)"
+            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
 
     @property
     def steps(self) -> int:
@@ -126,12 +136,12 @@ class RoundPruner(BasePruner):
         index = bisect_right(self.ends, self._step)
         phase = self.phases[index]
         # Drawn before anything changes, so that a step without a batch leaves the run as it was.
-        drawn = self._draw(batches, phase.recalibrate or 1)
-        moved = self._begin(index)
+        drawn = self._draw(batches, self._wanted(index))
+        moved = self._begin(index, drawn)
         values: dict[str, Tensor] = {}
         if phase.recalibrate:
             recalibrate_batchnorm(self.model, drawn)
-        else:
+        elif phase.trains:
             assert self._optimizer is not None
             position = phase.behind + self._step - (self.ends[index] - phase.steps)
             self._rate.set(position / (phase.behind + phase.steps))
@@ -140,9 +150,13 @@ class RoundPruner(BasePruner):
         unmoved = {"flips": self._number(0), "regrown": self._number(0)}
         return {**values, **self._progress(), **unmoved, **moved}
 
-    def _begin(self, index: int) -> dict[str, Tensor]:
+    def _wanted(self, index: int) -> int:
+        """Batches that a step of phase ``index`` draws."""
+        return self.phases[index].recalibrate or 1
+
+    def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         """What a step of phase ``index`` does to the masks before it trains; returns how many entries moved."""
-        return self._open(index) if index != self._opened else {}
+        return self._open(index, drawn) if index != self._opened else {}
 
     def _progress(self) -> dict[str, Tensor]:
         """Metrics that say how far the run is."""
@@ -156,19 +170,21 @@ class RoundPruner(BasePruner):
         device = next(iter(self.layers.values())).weight.device
         return torch.full((), value, dtype=torch.int64, device=device)
 
-    def _open(self, index: int) -> dict[str, Tensor]:
+    def _open(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         """Begin a phase: prune, rewind, fresh optimizer. Returns how many mask entries moved, if it prunes."""
         phase = self.phases[index]
-        moved = {}
-        if phase.sparsity is not None:
-            scores, key = self._scores()
-            moved = self._project(scores, phase.sparsity, key)
+        moved = self._prune(phase.sparsity, drawn) if phase.sparsity is not None else {}
         if phase.rewind is not None:
             restore(self.model, self._states[phase.rewind])
         self._opened = index
         if phase.trains:
             self._optimizer, self._rate = self._fresh_optimizer(phase)
         return moved
+
+    def _prune(self, sparsity: float, drawn: list[Any]) -> dict[str, Tensor]:
+        """Prune to ``sparsity``; drawn: the batches of the step that opens the phase, none when the pruner is made."""
+        scores, key = self._scores()
+        return self._project(scores, sparsity, key)
 
     def _scores(self) -> tuple[dict[str, Tensor], Key]:
         """What a pruning ranks, and the key to rank by."""
@@ -208,7 +224,7 @@ class RoundPruner(BasePruner):
 
     def _check_state(self, where: str, state: Any) -> None:
         super()._check_state(where, state)
-        opened = checked_count(where, "opened", state["opened"], 0)
+        opened = checked_count(where, "opened", state["opened"], -1 if self.waits else 0)
         if opened >= len(self.phases):
             raise ValueError(f"{where}: opened: expected one of {len(self.phases)} phases, got {opened}")
         check_keys(f"{where}: states", state["states"], self._states)
@@ -218,15 +234,15 @@ class RoundPruner(BasePruner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See BasePruner."""
         self._agree_on(state)
-        phase, renewed = self.phases[state["opened"]], None
-        if phase.trains:
+        opened, renewed = int(state["opened"]), None
+        if opened >= 0 and (phase := self.phases[opened]).trains:
             renewed = self._fresh_optimizer(phase)
             load_optimizer_state(renewed[0], state["optimizer"])
         super().load_state_dict(state)
         where = f"{self.name}: load_state_dict"
         # A stand-in for what is not captured yet is replaced when it is.
         self._states = {n: checked_state(f"{where}: states[{n!r}]", self.model, t) for n, t in state["states"].items()}
-        self._opened = int(state["opened"])
+        self._opened = opened
         self._optimizer = None
         if renewed:
             self._optimizer, self._rate = renewed

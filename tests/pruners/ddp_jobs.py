@@ -123,6 +123,16 @@ PRUNERS: dict[str, Maker] = {
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),
+    "SNIP": lambda model, loss, start: sk.SNIP(
+        model, loss, 0.7, optimizer=sgd, steps=2, batches=2, rounds=2, rewind_state=start, curve="constant"
+    ),
+    "SNIP, filters": lambda model, loss, _: sk.SNIP(
+        model, loss, 0.7, optimizer=sgd, steps=1, curve="constant", projection=sk.Projection("filter", "uniform")
+    ),
+    "SynFlow": lambda model, loss, _: sk.SynFlow(model, loss, 0.7, optimizer=sgd, steps=2, rounds=4, curve="constant"),
+    "random criterion": lambda model, loss, _: sk.CriterionPruning(
+        model, loss, 0.7, "random", optimizer=sgd, steps=2, rounds=2, curve="constant"
+    ),
     "Gradual": lambda model, loss, _: sk.Gradual(model, 0.7, steps=4),
     "Gradual, filters": lambda model, loss, _: sk.Gradual(
         model, 0.7, steps=4, projection=sk.Projection("filter", "global")
@@ -242,7 +252,7 @@ def losses_that_fail(rank: int, world: int) -> None:
     def not_finite(model: nn.Module, batch: Any) -> Tensor:
         return linear_loss(model, batch) * (math.nan if last else 1)
 
-    for name in ("BiP", "BiP, tied", "SpODE", "SpODE, gau", "IMP", "OMP", "OneShotMagnitude"):
+    for name in ("BiP", "BiP, tied", "SpODE", "SpODE, gau", "IMP", "OMP", "OneShotMagnitude", "SNIP"):
         pruner = PRUNERS[name](wrapped(rank)[1], failing, exact(1).state_dict())
         while name == "OneShotMagnitude" and pruner._step == 0:
             pruner.step(batches)  # recalibrates; nothing to do without BatchNorm
@@ -290,6 +300,8 @@ def faults(rank: int, world: int) -> None:
     )
     for key, value in bare._states["init"].items():
         assert torch.equal(wrapper._states["init"][key], value), key
+    text = "GraSP: model: expected one process, or processes without DistributedDataParallel and fully_shard"
+    all_raise(lambda: sk.GraSP(ddp, linear_loss, 0.5), "ValueError", text)
     inside = nn.Sequential(wrapped(rank)[1], nn.Identity())
     text = "BiP: model: expected a network in one DistributedDataParallel around all of it, got one inside it, `0`"
     all_raise(lambda: make(inside, linear_loss, None), "ValueError", text)

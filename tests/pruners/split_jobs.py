@@ -20,6 +20,7 @@ from sparsekit.pruners.gmp import GMP
 from sparsekit.pruners.imp import IMP
 from sparsekit.pruners.one_shot import OMP
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.snip import SNIP
 from sparsekit.pruners.spode import SpODE
 
 LAYERS, SPARSITY = 5, 0.7
@@ -144,3 +145,5 @@ def faults(rank: int, world: int) -> None:
     all_raise(lambda: SpODE(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
     text = "RandomPruning: projection: expected no group, whose processes would draw the same numbers, got Projection("
     all_raise(lambda: RandomPruning(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
+    text = "SNIP: projection: expected no group, got Projection("
+    all_raise(lambda: SNIP(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)

@@ -120,6 +120,9 @@ OTHERS = {
     "gmp": (lambda m: sk.GMP(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
     "dpf": (lambda m: sk.DPF(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
     "random": (lambda m: sk.RandomPruning(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
+    "snip": (lambda m: sk.SNIP(m, loss, 0.8, optimizer=sgd, steps=8, rounds=2), 1),
+    "grasp": (lambda m: sk.GraSP(m, loss, 0.8, optimizer=sgd, steps=8), 1),
+    "synflow": (lambda m: sk.SynFlow(m, loss, 0.8, optimizer=sgd, steps=8, rounds=9), 1),
     "spode": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, recalibrate=2), 1),
     "spode, another polariser": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, polariser="oh"), 0),
 }
