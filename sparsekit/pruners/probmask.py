@@ -56,14 +56,17 @@ class ProbMaskOptions:
     finetune_rate: float = 0.01
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        checked_count("ProbMask", "samples", self.samples)
-        checked_count("ProbMask", "seed", self.seed, 0)
-        checked_rate("ProbMask", "finetune_rate", self.finetune_rate, zero=False)
-        if self.clip != math.inf:
-            checked_rate("ProbMask", "clip", self.clip, zero=False)
-        if checked_rate("ProbMask", "coolest", self.coolest, zero=False) > 1:
-            raise ValueError(f"ProbMask: coolest: expected a number in (0, 1], got {self.coolest!r}")
+
+def _checked_options(options: ProbMaskOptions) -> ProbMaskOptions:
+    """The options, or an error that names the argument; ``warm_up`` and ``ramp`` are the ramp's to check."""
+    checked_count("ProbMask", "samples", options.samples)
+    checked_count("ProbMask", "seed", options.seed, 0)
+    checked_rate("ProbMask", "finetune_rate", options.finetune_rate, zero=False)
+    if options.clip != math.inf:
+        checked_rate("ProbMask", "clip", options.clip, zero=False)
+    if checked_rate("ProbMask", "coolest", options.coolest, zero=False) > 1:
+        raise ValueError(f"ProbMask: coolest: expected a number in (0, 1], got {options.coolest!r}")
+    return options
 
 
 class ProbMask(LearnedPruner):
@@ -117,7 +120,7 @@ class ProbMask(LearnedPruner):
     ) -> None:
         checked_count("ProbMask", "steps", steps)
         checked_count("ProbMask", "finetune_steps", finetune_steps, 0)
-        self.options = own = options or ProbMaskOptions()
+        self.options = own = _checked_options(options or ProbMaskOptions())
         self._score_lr = checked_rate("ProbMask", "score_lr", score_lr, zero=False)
         self.ramp = as_ramp("ProbMask", sparsity, "cubic", steps, 1, own.ramp, beyond=True, start=own.warm_up)
         _check_projection(projection)
