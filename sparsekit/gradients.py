@@ -47,7 +47,7 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
     with torch.enable_grad(), dense_gradient(model), replicas.local_gradients(model), prepared_weights(model):
         value = _checked_loss("dense_gradients", loss(model, batch))
         dz = torch.autograd.grad(value, [layer.weight for layer in layers.values()], allow_unused=True)
-    _check_reached("dense_gradients", value, dz)
+    check_reached("dense_gradients", value, dz)
     return value.detach(), _averaged(model, _named(layers, dz))
 
 
@@ -76,11 +76,11 @@ def gradients_at(
     with torch.enable_grad(), effective_weights(model, {**others, **leaves}), replicas.local_gradients(model):
         value = _checked_loss("gradients_at", loss(model, batch))
         dz = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-    _check_reached("gradients_at", value, dz)
+    check_reached("gradients_at", value, dz)
     return value if create_graph else value.detach(), _averaged(model, _named(leaves, dz))
 
 
-def _check_reached(function: str, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+def check_reached(function: str, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
     """Raise where a missing gradient means that ``autograd.grad`` does not look into a checkpoint, and not that it is zero."""
     if all(gradient is not None for gradient in gradients):
         return

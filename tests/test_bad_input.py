@@ -75,6 +75,9 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.GraSP: {"optimizer": sgd, "steps": 2},
         sk.CriterionPruning: {"criterion": changes.get("criterion") or "magnitude"},
         sk.SynFlow: {"optimizer": sgd, "steps": 2, "rounds": 2},
+        sk.Hydra: {"optimizer": sgd, "steps": 2, "finetune_steps": 1},
+        sk.Movement: {"optimizer": sgd, "steps": 2},
+        sk.ProbMask: {"optimizer": sgd, "steps": 2, "finetune_steps": 1},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
     return kind(model, objective, sparsity, **(needed[kind] | changes))
@@ -145,7 +148,9 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 
 # Pruners
 SCORED = (sk.SNIP, sk.GraSP, sk.SynFlow)
-for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED):
+LEARNED = (sk.Hydra, sk.Movement, sk.ProbMask)
+ROUNDS = (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED, *LEARNED)
+for kind in (sk.BiP, sk.SpODE, *ROUNDS):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -173,7 +178,7 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.D
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED):
+for kind in ROUNDS:
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
@@ -198,7 +203,7 @@ for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruni
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, *LEARNED):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -277,6 +282,20 @@ for thing, arguments, error, text in (
     ("CriterionPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("DPF", {"ramp": 1.5}, V, "ramp: expected a number in (0, 1], got 1.5"),
     ("DPF", {"every": 1.0}, T, "every: expected an int >= 1, got 1.0"),
+    ("Hydra", {"finetune_steps": -1}, V, "finetune_steps: expected an int >= 0, got -1"),
+    ("Hydra", {"score_lr": -0.1}, V, "score_lr: expected a finite number >= 0, got -0.1"),
+    ("Hydra", {"score_momentum": "0.9"}, T, "score_momentum: expected a finite number >= 0, got '0.9'"),
+    ("Hydra", {"score_weight_decay": NAN}, V, "score_weight_decay: expected a finite number >= 0, got nan"),
+    ("Hydra", {"start": "theta"}, V, "start: expected one of scaled, raw, got 'theta'"),
+    ("Hydra", {"score_curve": "zig"}, V, "score_curve: expected a callable or one of constant, cosine, linear, step"),
+    ("Movement", {"score_lr": 0}, V, "score_lr: expected a finite number > 0, got 0"),
+    ("Movement", {"warm_up": 0.9}, V, "warm_up: expected a number in [0, 0.8) (ramp), got 0.9"),
+    ("Movement", {"ramp": 2}, V, "ramp: expected a number in (0, 1], got 2"),
+    ("Movement", {"projection": sk.Projection("2:4")}, V, "schedule: expected 'constant' for 2:4, got Cubic("),
+    ("ProbMask", {"finetune_steps": 1.0}, T, "finetune_steps: expected an int >= 0, got 1.0"),
+    ("ProbMask", {"score_lr": 0.0}, V, "score_lr: expected a finite number > 0, got 0.0"),
+    ("ProbMask", {"projection": sk.Projection("filter")}, V, "projection: expected single weights and no group, got"),
+    ("ProbMask", {"rewind_state": {}}, V, "rewind_state: expected the keys of the model's state_dict, got missing"),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),
@@ -326,6 +345,13 @@ for thing, option, value, text in (
     ("SpODE", "score_momentum", 1.0, "SpODE: score_momentum: expected a number in [0, 1), got 1.0"),
     ("SpODE", "ratio", 0.0, "SpODE: ratio: expected a number in (0, 1), got 0.0"),
     ("SpODE", "eps", 0.5, "SpODE: eps: expected a number in (0.5, 1), got 0.5"),
+    ("ProbMask", "samples", 0, "ProbMask: samples: expected an int >= 1, got 0"),
+    ("ProbMask", "clip", 0.0, "ProbMask: clip: expected a finite number > 0, got 0.0"),
+    ("ProbMask", "warm_up", 0.7, "ProbMask: warm_up: expected a number in [0, 0.6) (ramp), got 0.7"),
+    ("ProbMask", "ramp", 0, "ProbMask: ramp: expected a number in (0, 1], got 0"),
+    ("ProbMask", "coolest", 1.5, "ProbMask: coolest: expected a number in (0, 1], got 1.5"),
+    ("ProbMask", "finetune_rate", 0, "ProbMask: finetune_rate: expected a finite number > 0, got 0"),
+    ("ProbMask", "seed", -1, "ProbMask: seed: expected an int >= 0, got -1"),
     ("IMP", "rate", 1.0, "imp_ladder: rate: expected a number in (0, 1), got 1.0"),
     ("IMP", "rewind_step", 2, "IMP: rewind_step: expected 0 with rewind='lr', got 2"),
     ("IMP", "finetune_factor", 0.0, "IMP: finetune_factor: expected a finite number > 0, got 0.0"),

@@ -10,9 +10,12 @@ from sparsekit.pruners.dpf import DPF
 from sparsekit.pruners.gmp import GMP
 from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.grasp import GraSP
+from sparsekit.pruners.hydra import Hydra
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
+from sparsekit.pruners.movement import Movement
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.probmask import ProbMask, ProbMaskOptions
 from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.random_pruning import RandomPruning
 from sparsekit.pruners.scored import CriterionPruning
@@ -35,9 +38,13 @@ __all__ = [
     "CriterionPruning",
     "GraSP",
     "Gradual",
+    "Hydra",
     "IMPOptions",
     "Metrics",
+    "Movement",
     "OneShotMagnitude",
+    "ProbMask",
+    "ProbMaskOptions",
     "Pruner",
     "RandomPruning",
     "SpODE",

@@ -195,7 +195,9 @@ class Captured:
 
     def _check_optimizer(self) -> None:
         pruner = self.pruner
-        optimizer = pruner.lower if isinstance(pruner, BiP) else getattr(pruner, "_optimizer", None)
+        optimizer = pruner.lower if isinstance(pruner, BiP) else None
+        if isinstance(pruner, RoundPruner):
+            optimizer = pruner.first_optimizer()
         if optimizer is not None:
             check_capturable("captured: pruner", optimizer)
 
@@ -238,8 +240,9 @@ def captured(pruner: BasePruner) -> Captured:
     kernels.
 
     Args:
-        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF or RandomPruning on a CUDA device; the learning rate of
-            its optimizers is a tensor there and their steps are fused or capturable.
+        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF, RandomPruning, Hydra, Movement or ProbMask on a CUDA
+            device; the learning rate of the optimizers of its weights is a tensor there and their steps are fused or
+            capturable.
 
     Raises:
         ValueError, TypeError: another pruner, device or optimizer.

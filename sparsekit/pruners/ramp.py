@@ -55,17 +55,38 @@ class Ramp:
 
 
 def as_ramp(
-    name: str, sparsity: float, schedule: str | Schedule, steps: int, every: int, fraction: float, beyond: bool
+    name: str,
+    sparsity: float,
+    schedule: str | Schedule,
+    steps: int,
+    every: int,
+    fraction: float,
+    beyond: bool,
+    start: float = 0.0,
 ) -> Ramp:
-    """The ramp over the first ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``."""
+    """The ramp that ends at ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``.
+
+    start: fraction of the steps at which a schedule given by name leaves 0.
+    """
     sparsity = checked_sparsity(name, sparsity)
     checked_count(name, "steps", steps)
     checked_count(name, "every", every)
     if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
         raise ValueError(f"{name}: ramp: expected a number in (0, 1], got {fraction!r}")
+    if isinstance(start, bool) or not isinstance(start, Real) or not 0 <= start < fraction:
+        raise ValueError(f"{name}: warm_up: expected a number in [0, {fraction}) (ramp), got {start!r}")
     # The last step still trains what the last pruning has left.
     end = min(max(1, math.floor(float(fraction) * steps + 0.5)), steps - 1)
-    return Ramp(name, sparsity, as_schedule(schedule, sparsity, end=end), every, end, beyond)
+    begin = min(math.floor(float(start) * steps + 0.5), end)
+    return Ramp(name, sparsity, as_schedule(schedule, sparsity, start=begin, end=end), every, end, beyond)
+
+
+def check_pattern(ramp: Ramp, projection: Projection | None) -> None:
+    """Raise ValueError for a pattern that has one sparsity only, and a ramp that begins at another."""
+    pattern = projection.pattern if isinstance(projection, Projection) else None
+    if isinstance(pattern, NM) and ramp.schedule(0) != ramp.sparsity:
+        expected = f"'constant' for {pattern.describe()}"
+        raise ValueError(f"{ramp.name}: schedule: expected {expected}, got {ramp.schedule!r}")
 
 
 class RampPruner(RoundPruner):
@@ -90,11 +111,7 @@ class RampPruner(RoundPruner):
         ramp: Ramp,
     ) -> None:
         self.ramp = ramp
-        pattern = projection.pattern if isinstance(projection, Projection) else None
-        if isinstance(pattern, NM) and ramp.schedule(0) != sparsity:
-            raise ValueError(
-                f"{ramp.name}: schedule: expected 'constant' for {pattern.describe()}, got {ramp.schedule!r}"
-            )
+        check_pattern(ramp, projection)
         phase = Phase(steps, as_curve(ramp.name, "curve", curve))
         super().__init__(model, loss, sparsity, projection, (phase,), optimizer)
 

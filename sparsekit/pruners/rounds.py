@@ -43,7 +43,7 @@ class Phase:
 
     steps: training steps, >= 0.
     curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained: the
-        steps only recalibrate, or open the phase with scores that take batches.
+        steps only recalibrate, open the phase with scores that take batches, or learn scores.
     sparsity: fraction removed when the phase opens; None leaves the masks.
     rewind: name of the state that the model returns to after that; None leaves the weights.
     behind: steps of the curve that count as done when the phase opens.
@@ -64,7 +64,8 @@ class Phase:
 
 
 class RoundPruner(BasePruner):
-    """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp.
+    """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp, and the
+    pruners of ``learned`` one in which they learn.
 
     waits: does the first phase open in the first step, with its batches, rather than when the pruner is made?
 
@@ -200,6 +201,11 @@ class RoundPruner(BasePruner):
             raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
         return optimizer, LearningRate(optimizer, phase.curve)
 
+    def first_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer of the weights; before they are trained one like it; None where they never are."""
+        trained = next((phase for phase in self.phases if phase.trains), None)
+        return self._fresh_optimizer(trained)[0] if self._optimizer is None and trained else self._optimizer
+
     def _capture(self, step: int) -> None:
         if step in self._captures:
             self._states[self._captures[step]] = captured(self.model)
@@ -209,9 +215,7 @@ class RoundPruner(BasePruner):
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the states to rewind to, the optimizer and where in the rounds the run stands."""
-        optimizer = self._optimizer
-        if optimizer is None and (trained := next((phase for phase in self.phases if phase.trains), None)):
-            optimizer = self._fresh_optimizer(trained)[0]
+        optimizer = self.first_optimizer()
         # What is captured later is there from the start: torch.distributed.checkpoint asks for what there is.
         later = {name: captured(self.model) for name in self._captures.values()}
         own = {"opened": self._opened, "states": later | self._states}

@@ -120,6 +120,14 @@ PRUNERS: dict[str, Maker] = {
     ),
     "GMP": lambda model, loss, _: sk.GMP(model, loss, 0.7, optimizer=sgd, steps=5, every=2, curve="constant"),
     "DPF": lambda model, loss, _: sk.DPF(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "Hydra": lambda model, loss, _: sk.Hydra(
+        model, loss, 0.7, optimizer=sgd, steps=4, finetune_steps=2, curve="constant", projection=sk.Projection()
+    ),
+    "Hydra, raw": lambda model, loss, _: sk.Hydra(model, loss, 0.7, steps=5, start="raw", score_lr=0.25),
+    "Movement": lambda model, loss, _: sk.Movement(model, loss, 0.7, optimizer=sgd, steps=6, curve="constant"),
+    "ProbMask": lambda model, loss, start: sk.ProbMask(
+        model, loss, 0.7, optimizer=sgd, steps=6, finetune_steps=2, score_lr=0.25, rewind_state=start, curve="constant"
+    ),
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),
@@ -144,7 +152,7 @@ PRUNERS: dict[str, Maker] = {
 # rounded, in another order by each number of ranks. Rounding moves no mask here, but that is luck.
 ROUNDED = ("BiP, tied", "BiP, released")
 # The weights in the forward pass are products with real gates, so the losses are rounded; gradients do not depend on them.
-SOFT = ("SpODE, gau", "SpODE, oh")
+SOFT = ("SpODE, gau", "SpODE, oh", "ProbMask")
 
 
 def seen(pruner: Any, metrics: dict[str, float]) -> tuple[str, dict[str, float], dict[str, float]]:
@@ -252,7 +260,8 @@ def losses_that_fail(rank: int, world: int) -> None:
     def not_finite(model: nn.Module, batch: Any) -> Tensor:
         return linear_loss(model, batch) * (math.nan if last else 1)
 
-    for name in ("BiP", "BiP, tied", "SpODE", "SpODE, gau", "IMP", "OMP", "OneShotMagnitude", "SNIP"):
+    alone = ("BiP", "BiP, tied", "SpODE", "SpODE, gau", "IMP", "OMP", "OneShotMagnitude", "SNIP", "Hydra", "ProbMask")
+    for name in alone:
         pruner = PRUNERS[name](wrapped(rank)[1], failing, exact(1).state_dict())
         while name == "OneShotMagnitude" and pruner._step == 0:
             pruner.step(batches)  # recalibrates; nothing to do without BatchNorm

@@ -56,7 +56,7 @@ ORDERS = ["sparsify, then root", "sparsify, then layers", "root, then sparsify",
 def masks_of_one_process(rank: int, world: int) -> None:
     """Masks, metrics and whole weights after every step, in each order of sparsify and fully_shard."""
     for i, (name, make) in enumerate(PRUNERS.items()):
-        if name.startswith(("SpODE", "SynFlow")):
+        if name.startswith(("SpODE", "SynFlow", "ProbMask")):
             continue
         alone, whole, mine = exact(1), whole_batches(2), own_batches(rank, world, 2)
         start = copy.deepcopy(alone.state_dict())
@@ -131,6 +131,9 @@ def refused(rank: int, world: int) -> None:
     all_raise(lambda: PRUNERS["SpODE"](model, linear_loss, None), "ValueError", "SpODE: model: expected plain weights")
     all_raise(lambda: PRUNERS["SynFlow"](model, linear_loss, None), "ValueError", "SynFlow: model: expected plain weig")
     all_raise(lambda: sk.GraSP(model, linear_loss, 0.5), "ValueError", "GraSP: model: expected one process, or")
+    all_raise(
+        lambda: PRUNERS["ProbMask"](model, linear_loss, None), "ValueError", "ProbMask: model: expected plain weights"
+    )
     model(torch.ones(1, 4, 3, 3, dtype=torch.float64))  # leaves the weights of the root gathered
     all_raise(
         lambda: sk.cached_weights(model).__enter__(), "ValueError", "cached_weights: model: expected plain weights"

@@ -17,7 +17,9 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.bip import BiP
 from sparsekit.pruners.dpf import DPF
 from sparsekit.pruners.gmp import GMP
+from sparsekit.pruners.hydra import Hydra
 from sparsekit.pruners.imp import IMP
+from sparsekit.pruners.movement import Movement
 from sparsekit.pruners.one_shot import OMP
 from sparsekit.pruners.random_pruning import RandomPruning
 from sparsekit.pruners.snip import SNIP
@@ -84,13 +86,21 @@ def dpf(model: nn.Module, projection: Projection) -> DPF:
     return DPF(model, loss, SPARSITY, optimizer=sgd, steps=6, every=2, projection=projection)
 
 
+def hydra(model: nn.Module, projection: Projection) -> Hydra:
+    return Hydra(model, loss, SPARSITY, optimizer=sgd, steps=4, finetune_steps=1, score_lr=10.0, projection=projection)
+
+
+def movement(model: nn.Module, projection: Projection) -> Movement:
+    return Movement(model, loss, SPARSITY, optimizer=sgd, steps=5, projection=projection)
+
+
 def words(model: nn.Module) -> list[Tensor]:
     return [layer.mask_words.clone() for layer in masked_layers(model).values()]
 
 
 def masks(rank: int, world: int) -> None:
     """Every step's masks, joined in the order of ranks, are those of one process with all layers."""
-    for make in (bip, omp, imp, gmp, dpf):
+    for make in (bip, omp, imp, gmp, dpf, hydra, movement):
         flips = []
         for pattern, allocation in (("unstructured", "global"), ("filter", "global"), ("unstructured", Uniform())):
             model, alone = part(rank, world), whole()

@@ -30,8 +30,12 @@ from sparsekit.pruners import (
     CollapseWarning,
     CriterionPruning,
     GraSP,
+    Hydra,
     IMPOptions,
+    Movement,
     OneShotMagnitude,
+    ProbMask,
+    ProbMaskOptions,
     Pruner,
     RandomPruning,
     SpODE,
@@ -127,7 +131,7 @@ def ramped(kind: Any, **arguments: Any) -> Callable[..., Any]:
     def make(
         model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
     ) -> Any:
-        return kind(model, objective, sparsity, optimizer=optimizer, **arguments, **more)
+        return kind(model, objective, sparsity, optimizer=optimizer, **(arguments | more))
 
     return make
 
@@ -169,6 +173,17 @@ def spode(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def hydra(**arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> Hydra:
+        score_lr = 1e-12 if optimizer is still else 0.5
+        chosen = {"projection": Projection(), "optimizer": optimizer, "score_lr": score_lr, **arguments, **more}
+        return Hydra(model, objective, sparsity, **{"steps": 4, **chosen})
+
+    return make
+
+
 MAKERS: dict[str, Callable[..., Any]] = {
     "bip": bip(),
     "bip-value": bip(options=BiPOptions(key="value")),
@@ -198,6 +213,15 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gmp": ramped(GMP, steps=6, every=2),
     "gmp-linear": ramped(GMP, steps=5, ramp=1.0, schedule="linear", curve="constant"),
     "dpf": ramped(DPF, steps=7, every=2),
+    "hydra": hydra(finetune_steps=2),
+    "hydra-layerwise": hydra(projection=LOCAL, start="raw", finetune_steps=1),
+    "hydra-alone": hydra(optimizer=None),
+    "movement": ramped(Movement, steps=6, projection=Projection()),
+    "movement-layerwise": ramped(Movement, steps=5, warm_up=0.4, schedule="linear", score_curve="linear"),
+    "probmask": ramped(ProbMask, steps=5, finetune_steps=2, score_lr=0.2),
+    "probmask-init": ramped(
+        ProbMask, steps=6, score_lr=0.2, rewind_state=INITIAL, options=ProbMaskOptions(samples=1, seed=4)
+    ),
     "random": drawn(rewind_state=INITIAL),
     "random-global": drawn(projection=Projection(), seed=3),
     "snip": ramped(SNIP, steps=3, batches=2, rounds=2, rewind_state=INITIAL),
@@ -237,9 +261,22 @@ def planned(pruner: Any) -> int:
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
     if isinstance(pruner, (GMP, DPF)):
         return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
+    if isinstance(pruner, Hydra):
+        return budgeted(pruner, SPARSITY)
+    if isinstance(pruner, Movement):
+        return budgeted(pruner, pruner.ramp.latest(pruner.cost.steps - 1)) if pruner.cost.steps else total
+    if isinstance(pruner, ProbMask):
+        return total if pruner.learning else kept_count(total, SPARSITY)
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
     return kept_count(total, SPARSITY) if pruner.round else total
+
+
+def budgeted(pruner: Any, sparsity: float) -> int:
+    """Weights kept at a sparsity, over all layers or layer by layer."""
+    sizes = [mask.numel for mask in pruner.masks.values()]
+    local = not isinstance(pruner.projection.allocation, Global)
+    return sum(kept_count(n, sparsity) for n in (sizes if local else [sum(sizes)]))
 
 
 def in_sync(pruner: Any) -> bool:
@@ -398,7 +435,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp", "gmp", "random")
+        for n in ("bip", "spode", "omp", "gmp", "random", "hydra", "movement", "probmask")
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
@@ -426,6 +463,19 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "period of dpf": (ramped(DPF, steps=7, every=3), MAKERS["dpf"]),
     "ramp of gmp": (ramped(GMP, steps=6, every=2, ramp=0.9), MAKERS["gmp"]),
     "schedule of gmp": (ramped(GMP, steps=6, every=2, schedule="linear"), MAKERS["gmp"]),
+    "hydra into movement": (MAKERS["hydra"], MAKERS["movement"]),
+    "start of hydra": (hydra(finetune_steps=2, start="raw"), MAKERS["hydra"]),
+    "rate of hydra's scores": (hydra(finetune_steps=2, score_lr=0.4), MAKERS["hydra"]),
+    "fine-tuning of hydra": (hydra(finetune_steps=3), MAKERS["hydra"]),
+    "warm-up of movement": (
+        ramped(Movement, steps=6, warm_up=0.4, projection=Projection()),
+        MAKERS["movement"],
+    ),
+    "seed of probmask": (
+        ramped(ProbMask, steps=6, score_lr=0.2, rewind_state=INITIAL, options=ProbMaskOptions(samples=1, seed=5)),
+        MAKERS["probmask-init"],
+    ),
+    "rate of probmask": (ramped(ProbMask, steps=5, finetune_steps=2, score_lr=0.3), MAKERS["probmask"]),
     "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
@@ -472,6 +522,8 @@ def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
 # Collapse
 
 SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot", "gmp", "dpf"]
+SINGLE += ["hydra-raw"]
+MAKERS_OF_SINGLE = MAKERS | {"hydra-raw": hydra(start="raw", finetune_steps=2)}
 
 
 def shrunken() -> nn.Sequential:
@@ -483,7 +535,7 @@ def shrunken() -> nn.Sequential:
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_layer_without_weights_is_told_once_at_the_end(name: str) -> None:
-    pruner, batches = MAKERS[name](shrunken(), sparsity=0.6, optimizer=still), Stream()
+    pruner, batches = MAKERS_OF_SINGLE[name](shrunken(), sparsity=0.6, optimizer=still), Stream()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         while pruner.cost.steps < pruner.steps - 1:
@@ -499,6 +551,8 @@ def test_a_layer_without_weights_is_told_once_at_the_end(name: str) -> None:
 @pytest.mark.parametrize("name", SINGLE)
 def test_min_keep_prevents_it(name: str) -> None:
     model = shrunken()
-    pruner = MAKERS[name](model, sparsity=0.6, optimizer=still, projection=Projection(allocation=Global(min_keep=2)))
+    pruner = MAKERS_OF_SINGLE[name](
+        model, sparsity=0.6, optimizer=still, projection=Projection(allocation=Global(min_keep=2))
+    )
     masks = pruner.fit([next(Stream())])  # a warning would be an error here
     assert masks["0"].count() == 2 and masks.count() == kept_count(masks.numel, 0.6)
