@@ -158,6 +158,8 @@ def _out_of_range(key: str, value: Any) -> str | None:
             RunConfig("imp", **({"sparsity": 0.5, "seed": 0} | {key: value}))
         elif key in ("seeds", "threads"):
             checked_count("config", key, value, 1, MAX_SEEDS if key == "seeds" else MAX_THREADS)
+        elif key == "first_seed":
+            checked_count("config", key, value, 0, MAX_SEEDS)
         elif key in _RECIPE and key != "graphs":  # those need another key, the device
             Recipe(**{key: (value,) if key == "skip" else value})
     except (ValueError, TypeError) as error:

@@ -92,6 +92,13 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
         "methods": "imp-budget,imp-budget@2,imp-budget@4,gmp,gmp@2,bip-1pass,bip-1pass@2",
         "seeds": 10,
     },
+    "speedup-fresh": {
+        "suite": "small",
+        "data": ".data/cifar10",
+        "methods": "imp-budget,imp-budget@2,gmp,gmp@1.25,gmp@1.5,bip-1pass,bip-1pass@1.25,bip-1pass@1.5",
+        "seeds": 20,
+        "first_seed": 10,
+    },
     "speedup-schedule": {"suite": "smoke", "methods": "imp,bip@0.625", "epochs": 16, "sparsity": "0.488,0.866"},
     "speedup-quick": {
         "suite": "quick",

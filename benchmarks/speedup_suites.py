@@ -28,8 +28,8 @@ class Suite:
     """What one report is made of.
 
     name, summary: for people. recipe: shared by all runs. methods: names, with "@factor" where a method runs on another
-    budget than the recipe's epochs. sparsities: fractions removed. seeds: 0 .. seeds - 1, paired over the methods.
-    baseline: the method that cost is compared with.
+    budget than the recipe's epochs. sparsities: fractions removed. seeds: how many, paired over the methods, from
+    ``first_seed`` on. baseline: the method that cost is compared with.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Suite:
     sparsities: tuple[float, ...]
     seeds: int
     baseline: str = "imp"
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
         # Two ways to write one budget, or a sparsity given twice, are one run and one line of the report.
@@ -49,7 +50,7 @@ class Suite:
         """All runs; those of one seed and method follow each other by rising sparsity, as chains continue one another."""
         runs = [
             RunConfig(method, sparsity, seed, self.recipe)
-            for seed in range(self.seeds)
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
             for method in self.methods
             for sparsity in self.levels(method)
         ]
@@ -147,7 +148,7 @@ def chosen_suite(options: Mapping[str, Any]) -> Suite:
     """The suite that a command's options describe; what is not given stays as the suite has it.
 
     Args:
-        options: suite, and perhaps seeds, methods and sparsity (comma-separated) and settings of the recipe. Without a
+        options: suite, and perhaps seeds, first_seed, methods and sparsity (comma-separated) and settings of the recipe. Without a
             device it is the GPU if there is one, on which the passes run in bf16, channels last, as graphs.
 
     Raises:
@@ -174,6 +175,8 @@ def chosen_suite(options: Mapping[str, Any]) -> Suite:
         changes["sparsities"] = tuple(_rung(x) for x in levels)
     if options.get("seeds") is not None:
         changes["seeds"] = checked_count("speedup", "seeds", options["seeds"], most=MAX_SEEDS)
+    if options.get("first_seed") is not None:
+        changes["first_seed"] = checked_count("speedup", "first_seed", options["first_seed"], 0, most=MAX_SEEDS)
     return replace(suite, **changes)
 
 

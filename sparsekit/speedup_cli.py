@@ -30,7 +30,8 @@ from sparsekit.recipe_cli import (
 def speedup(
     context: typer.Context,
     suite: Annotated[str, typer.Option(help="smoke, small, quick, match, ablate or paper.")] = "smoke",
-    seeds: Annotated[int | None, typer.Option(help="Seeds 0 .. N-1; verdicts need 5, a headline 10.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; verdicts need 5, a headline 10.")] = None,
+    first_seed: Annotated[int, typer.Option(help="The first of them; seeds nobody has seen confirm a finding.")] = 0,
     methods: Annotated[str, typer.Option(help="Comma-separated, NAME or NAME@FACTOR of its epochs.")] = "",
     sparsity: Annotated[str, typer.Option(help="Comma-separated fractions removed.")] = "",
     data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, or a folder of images.")] = None,

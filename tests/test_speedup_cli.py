@@ -157,3 +157,10 @@ def test_a_dry_run_does_not_count_dense_networks_that_exist(tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").unlink()
     found = json.loads(run(*SMALL, "--out", str(tmp_path), "--dry-run", "--json", "--seeds", "2").stdout)
     assert found["seeds"] == 1
+
+
+def test_seeds_can_begin_where_nobody_has_looked(tmp_path: Path) -> None:
+    chosen = chosen_suite({"suite": "smoke", "first_seed": 7, "seeds": 2, "methods": "omp"})
+    assert {config.seed for config in chosen.configs()} == {7, 8}
+    result = run("--suite", "smoke", "--first-seed", "-1", "--out", str(tmp_path))
+    assert result.exit_code and "first_seed: expected an int >= 0, got -1" in result.stderr
