@@ -47,12 +47,11 @@ def read_config(path: str | os.PathLike[str], settings: Mapping[str, Setting]) -
     Raises:
         ValueError: no such file, not in its format, or "config FILE: key: expected ..., got ...".
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"config: file: expected a file, got {str(path)!r}, which does not exist")
-    content = _parsed(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"config {file}: content: expected one value per key, got {type(content).__name__}")
+    return checked_values(Path(path), parsed(Path(path)), settings)
+
+
+def checked_values(file: Path, content: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """The values of what was ``parsed`` from ``file``; see read_config."""
     values: dict[str, Any] = {}
     for written, value in content.items():
         key = str(written).replace("-", "_")
@@ -64,6 +63,16 @@ def read_config(path: str | os.PathLike[str], settings: Mapping[str, Setting]) -
             raise ValueError(f"config {file}: {written}: expected every key once, got it twice")
         values[key] = _checked(file, key, value, settings[key])
     return values
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    """What a file holds, unchecked. Raises ValueError if it does not exist or is not one value per key."""
+    if not file.is_file():
+        raise ValueError(f"config: file: expected a file, got {str(file)!r}, which does not exist")
+    content = _parsed(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"config {file}: content: expected one value per key, got {type(content).__name__}")
+    return content
 
 
 def _parsed(file: Path) -> Any:

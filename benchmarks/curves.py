@@ -51,7 +51,7 @@ def curve_of(text: str, name: str = "curve") -> str | Curve:
         text: "cosine", "linear", "constant", "step" (x0.1 at a half, x0.01 at three quarters), or pieces KIND:SHARE[:END]
             joined by "+", such as "warmup:20+cosine:70:1e-4+constant:10". A piece begins where the one before ended, the
             first at 1; "warmup" rises linearly from 1/SHARE to END (1), as one that counts epochs; "cosine" and "linear" fall
-            to END (0); "constant" stays.
+            to END (0); "constant" stays, or is at END throughout.
         name: what errors call it.
 
     Raises:
@@ -75,11 +75,11 @@ def _piece(part: str, begin: float, where: str) -> Piece:
     except ValueError:
         numbers = []
     fits = len(numbers) in (1, 2) and all(map(math.isfinite, numbers)) and numbers[0] > 0 and numbers[-1] >= 0
-    if kind not in KINDS or not fits or (kind == "constant" and len(numbers) > 1):
+    if kind not in KINDS or not fits:
         expected = f"pieces KIND:SHARE[:END], KIND one of {', '.join(KINDS)}, SHARE > 0, END >= 0"
         raise ValueError(f"{where}: expected {expected}, got {part!r}")
     share = numbers[0]
     if kind == "warmup":
         begin = min(1.0, 1.0 / share)
-    ends = {"warmup": 1.0, "constant": begin}
-    return Piece(kind, share, begin, numbers[1] if len(numbers) > 1 else ends.get(kind, 0.0))
+    end = numbers[1] if len(numbers) > 1 else {"warmup": 1.0, "constant": begin}.get(kind, 0.0)
+    return Piece(kind, share, end if kind == "constant" else begin, end)

@@ -15,6 +15,7 @@ from sparsekit.doctor_cli import doctor
 from sparsekit.export_cli import export
 from sparsekit.inspect_cli import inspect
 from sparsekit.prune_cli import prune, resume
+from sparsekit.recipes_cli import recipes
 from sparsekit.speed_cli import speed
 from sparsekit.speedup_cli import speedup
 
@@ -24,7 +25,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pruning for PyTorch: compare methods, prune a network, look into the result and export it.",
 )
-for command in (doctor, compare, speedup, configurable(prune), resume, inspect, diff, export, speed):
+for command in (
+    doctor,
+    compare,
+    speedup,
+    configurable(prune, recipes=True),
+    recipes,
+    resume,
+    inspect,
+    diff,
+    export,
+    speed,
+):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 

@@ -40,6 +40,7 @@ JSON = {
     "doctor": "`python`, `packages`, `threads`, `native`, `gpus`, `ops`, `dispatch`, `advice`",
     "compare": "a list of rows (below); with `--dry-run` `dense_seconds_per_seed`, `total_seconds`, `runs`",
     "prune": "one row (below)",
+    "recipes": "a list with `name`, `options` (of prune) and `paper` of each",
     "resume": "one row (below)",
     "inspect": "`schema`, `kind`, `path`, `ok`, `problems`, `checkpoint` (null without one), `rows`",
     "diff": "`schema`, `kind`, `a`, `b`, `identical_masks`, `masks`, `runs` (each null where there are none)",

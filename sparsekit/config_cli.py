@@ -15,18 +15,22 @@ from typer.models import ArgumentInfo
 from sparsekit.console import reported
 from sparsekit.recipe_cli import recipe_of
 
+RECIPE = (
+    "A paper's recipe by its name (see `sparsekit recipes`) or a file of one; --config and other options override it."
+)
 # About the call rather than about what is run.
 _APART = {"as_json", "dry_run"}
 # Options that hold several values, separated by commas; in a file they are lists. With the kind of an entry.
 _LISTS: dict[str, type] = {"methods": str, "sparsity": float, "skip": str}
 
 
-def configurable(command: Callable[..., None]) -> Callable[..., None]:
+def configurable(command: Callable[..., None], recipes: bool = False) -> Callable[..., None]:
     """Give a command the options ``--config FILE`` and ``--print-config``.
 
     Args:
         command: a function for typer that takes a ``context: typer.Context``; its options are the keys of the file. What
             runs recipes has the defaults of its data set printed.
+        recipes: give it ``--recipe`` too, whose values both the file and the command line override.
     """
     own = inspect.signature(command, eval_str=True)
     parameters = list(own.parameters.values())
@@ -39,8 +43,15 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
                 context.default_map = {**(context.default_map or {}), **_values(file, parameters)}
         return file
 
+    def load_recipe(context: typer.Context, name: str | None) -> str | None:
+        if name is not None:
+            with reported("nothing was written"):
+                context.default_map = {**_of_recipe(name, parameters), **(context.default_map or {})}
+        return name
+
     @functools.wraps(command)
-    def run(*, config: Path | None = None, print_config: bool = False, **options: Any) -> None:
+    def run(*, print_config: bool = False, **options: Any) -> None:
+        options = {name: value for name, value in options.items() if name in own.parameters}
         if not print_config:
             return command(**options)
         with reported("nothing was written"):
@@ -51,6 +62,7 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
 
     text = "TOML, YAML or JSON file of options; the command line overrides it."
     added: dict[str, tuple[Any, Any]] = {
+        "recipe": (str | None, typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)),
         "config": (Path | None, typer.Option("--config", callback=load, is_eager=True, help=text)),
         "print_config": (
             bool,
@@ -59,9 +71,10 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     }
     new = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None if name == "config" else False, annotation=x
+            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "print_config" else None, annotation=x
         )
         for name, x in ((name, Annotated[kind, option]) for name, (kind, option) in added.items())
+        if recipes or name != "recipe"
     ]
     given = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = own.replace(parameters=[*given, *new])  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,7 +102,19 @@ def _values(file: Path, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """What the file holds, as the command line would have it."""
     from sparsekit.benchmarks.config import read_config
 
-    values = read_config(file, _settings(parameters))
+    return _joined(file, read_config(file, _settings(parameters)))
+
+
+def _of_recipe(name: str, parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """What the recipe of that name holds, as the command line would have it."""
+    from sparsekit.benchmarks.recipe_files import find_recipe, recipe_values
+
+    file = find_recipe(name)
+    return _joined(file, recipe_values(file, _settings(parameters)))
+
+
+def _joined(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with the entries of lists joined by commas."""
     for key, value in values.items():
         if isinstance(value, list):
             values[key] = ",".join(map(str, value))

@@ -14,7 +14,8 @@ import sparsekit as sk
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = (
-    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli", "speedup_cli",
+    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "recipes_cli", "speed_cli",
+    "speedup_cli",
 )  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
@@ -56,6 +57,7 @@ FLOORS = [
         "export_cli",
         "inspect_cli",
         "prune_cli",
+        "recipes_cli",
         "speed_cli",
         "speedup_cli",
     ],  # commands in files of their own

@@ -49,7 +49,7 @@ def test_every_command_has_json_and_its_help_names_what_the_page_names(name: str
     section = PAGE.read_text().split(f"## {name}\n")[1].split("\n## ")[0]
     for line in section.splitlines():
         if line.startswith("| `--"):
-            assert all(option in result.stdout for option in line.split("`")[1].split(", ")), line
+            assert all(option in result.stdout for option in line.split("`")[1].replace("/", ", ").split(", ")), line
     assert (inspect.getdoc(function) or "?").splitlines()[0] in section
 
 

@@ -93,6 +93,8 @@ def test_every_suite_can_be_built() -> None:
         configs = suite.configs()
         assert len(set(configs)) == len(configs) == len({config.id for config in configs}), name
         assert chosen_suite({"suite": name, "device": "cpu"}).recipe.precision == "fp32"
+        own = chosen_suite({"suite": name, "device": "cpu", "finetune_lr": 0.01, "lower_lr": None}).recipe
+        assert (own.finetune_lr, own.lower_lr) == (0.01, None)
         fast = chosen_suite({"suite": name, "device": "cuda"}).recipe
         assert (fast.precision, fast.channels_last, fast.graphs) == ("bf16", True, True)
 

@@ -39,7 +39,7 @@ NETWORKS: dict[str, Builder] = {
 resnet20, resnet56: parameter-free shortcuts (option A); BiP's on CIFAR.
 resnet20b: 1x1 convolutions as shortcuts (option B); SpODE's ResNet-20. It states 270,474 prunable parameters, all but the first
     convolution; 10 of them are the classifier's bias, which has no mask here: 270,464 masked weights. Its total of
-    0.273 M is 272,474 and the scales of identity shortcuts, 240, which its released code has and He et al. do not.
+    0.273 M is not 272,474: its released code has scales in identity shortcuts, and one for each channel, 240, would explain it.
 wrn20: resnet20b of twice the width, SpODE's 1.085 M.
 resnet18, resnet34, resnet50: 3x3 stem of stride 1, no max pooling. BiP's ResNet-18 on CIFAR (11.2 M); SpODE's ResNet-50 (23.9 M
     with 200 classes) and "WRN-34" (21.38 M with 200 classes) on Tiny-ImageNet: its released code ignores the width, so that

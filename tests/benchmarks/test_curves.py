@@ -47,6 +47,11 @@ def test_shares_need_not_add_up_to_the_phase() -> None:
     assert [long(t) - short(t) for t in (0.4, 0.7, 0.9)] == pytest.approx([0, 0, 0])
 
 
+def test_steps_are_pieces_that_stay() -> None:
+    curve, step = made("constant:80+constant:40:0.1+constant:40:0.01"), CURVES["step"]
+    assert [curve(i / 160) for i in range(160)] == [step(i / 160) for i in range(160)]
+
+
 def test_one_piece_is_the_curve_of_its_name() -> None:
     for name in ("cosine", "linear", "constant"):
         curve = made(f"{name}:3")
@@ -64,7 +69,7 @@ def test_checkpoints_tell_curves_apart_without_an_address() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["sine", "", "cosine:", "cosine:0", "cosine:-1", "cosine:nan", "cosine:1:-1", "cosine:1:2:3", "constant:1:2"]
+    ["sine", "", "cosine:", "cosine:0", "cosine:-1", "cosine:nan", "cosine:1:-1", "cosine:1:2:3", "constant:1:-2"]
     + ["sine:1", "warmup:x", "cosine:1++linear:1", "step:1", "cosine:inf", 3, None],
 )
 def test_nonsense_is_refused(text: Any) -> None:

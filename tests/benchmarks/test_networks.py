@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -86,6 +87,12 @@ def test_parameters_and_masked_weights_of_the_papers(name: str, classes: int):
         assert sk.masks(model).numel == expected
 
 
+@pytest.mark.parametrize("name, classes", [key for key in COUNTS if key[1] != 100])
+def test_the_page_has_these_counts(name: str, classes: int):
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert f"| `{name}`, {classes} classes | {' | '.join(f'{count:,}' for count in COUNTS[name, classes])} |" in page
+
+
 @pytest.mark.parametrize("name, classes", STATED)
 def test_parameters_are_those_that_the_papers_print(name: str, classes: int):
     millions, step = STATED[name, classes]
@@ -97,7 +104,7 @@ def test_spode_counts_the_bias_of_the_classifier():
     assert COUNTS["resnet20b", 10][2] + network.get_parameter("fc.bias").numel() == 270_474
     blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
     identities = sum(block.conv2.out_channels for block in blocks if isinstance(block.shortcut, nn.Identity))
-    # With a scale for each channel of these, as in the released code, the total is the 0.273 M that it states.
+    # With a scale for each channel of these, the total would be the 0.273 M that the released code's has.
     assert identities == 240 and round((COUNTS["resnet20b", 10][0] + identities) / 1e6, 3) == 0.273
     shortcuts = [network.get_parameter(f"layer{i}.0.shortcut.0.weight").numel() for i in (2, 3)]
     assert shortcuts == [512, 2048]
