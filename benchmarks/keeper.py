@@ -149,9 +149,7 @@ class Watch:
     before, captures: seconds of earlier lives, of the work and of capturing graphs.
     """
 
-    def __init__(
-        self, clock: Callable[[], float], keeper: Keeper, before: float = 0.0, captures: float = 0.0
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], keeper: Keeper, before: float = 0.0, captures: float = 0.0) -> None:
         self._clock, self._keeper = clock, keeper
         self._zero = clock() - keeper.seconds - before
         self.captures = captures

@@ -122,7 +122,9 @@ def _forecast(suite: Any, folder: Path, root: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.forecast import forecast
     from sparsekit.benchmarks.rows import read_rows
 
-    known = {row.get("id") for row in read_rows(folder / ROWS) if "result" in row} if (folder / ROWS).exists() else set()
+    known = (
+        {row.get("id") for row in read_rows(folder / ROWS) if "result" in row} if (folder / ROWS).exists() else set()
+    )
     bench = Workbench(suite.recipe, folder, root)
     rows, dense = forecast(in_chains(c for c in suite.configs() if c.id not in known), bench)
     seeds = sum(not bench.dense_file(seed).exists() for seed in {row.config.seed for row in rows})

@@ -176,7 +176,8 @@ def _outside(report: Report) -> Iterator[str]:
     sums = {words: sum(getattr(run, name) or 0.0 for run in report.runs) for name, words in OUTSIDE.items()}
     parts = [f"{words} {seconds_text(total)}" for words, total in sums.items() if total > 0]
     if parts:
-        yield f"Outside of the clocks, over all {count(len(report.runs), 'run')}: {listed(parts)}; for each method see the JSON."
+        whole = count(len(report.runs), "run")
+        yield f"Outside of the clocks, over all {whole}: {listed(parts)}; the JSON has the mean of each method."
 
 
 def _left_out(report: Report) -> Iterator[str]:
