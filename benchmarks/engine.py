@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -31,6 +31,7 @@ from sparsekit.benchmarks.streaming import FileStream
 from sparsekit.benchmarks.training import OnStep, autocast, clock, ignore, loss_for, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
+from sparsekit.pruners.capture import WARM_UP
 from sparsekit.pruners.learning_rate import as_curve
 
 ADOPTED = "adopted.safetensors"
@@ -70,7 +71,7 @@ class Workbench:
                 raise ValueError(f"{name}: expected <= {images} images, got {getattr(recipe, name)}")
         self.data: Images = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         self._dense: dict[int, Dense] = {}
-        self._warm = False
+        self._warm, self.evaluation_seconds = set[str](), 0.0
         # An unknown network or glob is an error now, not after hours of dense training.
         sparsify_for(self.network(seed=0), recipe)
 
@@ -103,8 +104,11 @@ class Workbench:
         return model.to(self.recipe.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     def accuracy(self, model: nn.Module, split: Split) -> float:
-        """Fraction of ``split`` classified correctly."""
-        return accuracy(model, self.data, split, self.recipe.precision)
+        """Fraction of ``split`` classified correctly; ``evaluation_seconds`` goes on by what that takes."""
+        begin = self.clock()
+        found = accuracy(model, self.data, split, self.recipe.precision)
+        self.evaluation_seconds += self.clock() - begin
+        return found
 
     def accuracies(self, model: nn.Module) -> dict[str, float | None]:
         """Entries of a row; None where the data has no validation set."""
@@ -135,8 +139,8 @@ class Workbench:
 
     def fit(
         self, model: nn.Module, seed: int, phase: int, steps: int, keeper: Keeper, on_step: OnStep, **also: Any
-    ) -> float:
-        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives.
+    ) -> tuple[float, float]:
+        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives and of their captures.
 
         Phase 0 is the dense training, any other fine-tuning: each has settings of its own in the recipe.
 
@@ -150,13 +154,12 @@ class Workbench:
         if begun:
             keeper.restore(model, optimizer=optimizer)
         first = begun.get("step", 0)
-        done, watch = first, Watch(self.clock, keeper, begun.get("seconds", 0.0))
+        done, watch = first, Watch(self.clock, keeper, begun.get("seconds", 0.0), begun.get("captures", 0.0))
         for _ in range(first):
             on_step()
 
         def state() -> dict[str, Any]:
-            values = {"phase": phase, "step": done, "seconds": watch.seconds}
-            return {"model": model, "optimizer": optimizer, **values, **also}
+            return {"model": model, "optimizer": optimizer, "phase": phase, "step": done, **watch.state(), **also}
 
         def after() -> None:
             nonlocal done
@@ -170,21 +173,35 @@ class Workbench:
                 "loss_of": self.loss,
                 "graphs": recipe.graphs,
                 "curve": as_curve("fit", "curve", curve_of(recipe.curve)),
+                "on_capture": watch.on_capture,
             }
             train(model, batches, optimizer, steps, on_step=after, first=first, **how)
-        return watch.seconds
+        return watch.seconds, watch.captures
 
     def seed_all(self, seed: int, phase: int) -> None:
         """Seed PyTorch's own generators, which dropout draws from, so that a run does not depend on the ones before it."""
         torch.manual_seed(1000 * seed + phase)
 
-    def warm_up(self) -> None:
-        """Once per process: a few steps on a network of no consequence, so that no method pays for the first ones."""
-        if not self._warm:
-            model = self.network(seed=0)
-            optimizer = make_sgd(self.recipe)(list(model.parameters()))
-            train(model, self.batches(seed=0, phase=9), optimizer, steps=3, loss_of=self.loss)
-            self._warm = True
+    def warm_up(self, kind: str = "dense", work: Callable[[], None] | None = None) -> float:
+        """Once per process and kind of work: do a little that is of no consequence, so that no method pays for the first time.
+
+        Args:
+            work: does it; by default a few steps of dense training.
+
+        Returns:
+            Seconds, which no clock of a run holds; 0 where the process is warm.
+        """
+        if kind in self._warm:
+            return 0.0
+        begin = self.clock()
+        (work or self._train_a_little)()
+        self._warm.add(kind)
+        return self.clock() - begin
+
+    def _train_a_little(self) -> None:
+        model = self.network(seed=0)
+        optimizer = make_sgd(self.recipe)(list(model.parameters()))
+        train(model, self.batches(seed=0, phase=9), optimizer, steps=WARM_UP, loss_of=self.loss)
 
     def dense_file(self, seed: int) -> Path:
         """Where the dense network of ``seed`` is kept."""
@@ -234,14 +251,16 @@ class Workbench:
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model, steps = self.network(seed), self.dense_steps
         keeper = self.keeper(file.with_suffix(".unfinished.safetensors"), {"kind": "dense", "seed": seed})
-        self.warm_up()
+        warm_up = self.warm_up()
         meter = Meter(self.recipe.device, whole=not keeper.begun())
-        seconds = self.fit(model, seed, 0, steps, keeper, on_step)
+        seconds, captures = self.fit(model, seed, 0, steps, keeper, on_step)
         measured = meter.row()
         row = {
             **self.accuracies(model),
             "epochs": self.recipe.dense_epochs,
             "seconds": seconds,
+            "capture_seconds": captures,
+            "warm_up_seconds": warm_up,
             "passes": steps,
             "flops": steps * self.recipe.dense_part().batch_size * self.flops,
             **measured,

@@ -144,11 +144,20 @@ class Keeper:
 
 
 class Watch:
-    """Seconds of work on a device, over all its lives and without the time that checkpoints took."""
+    """Seconds of work on a device, over all its lives and without the time that checkpoints and captures took.
 
-    def __init__(self, clock: Callable[[], float], keeper: Keeper, before: float = 0.0) -> None:
+    before, captures: seconds of earlier lives, of the work and of capturing graphs.
+    """
+
+    def __init__(self, clock: Callable[[], float], keeper: Keeper, before: float = 0.0, captures: float = 0.0) -> None:
         self._clock, self._keeper = clock, keeper
         self._zero = clock() - keeper.seconds - before
+        self.captures = captures
+
+    def on_capture(self, seconds: float) -> None:
+        """So long took a capture, in which nothing of the work was done."""
+        self.captures += seconds
+        self._zero += seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -163,3 +172,7 @@ class Watch:
     def seconds(self) -> float:
         """So far."""
         return self._clock() - self._keeper.seconds - self._zero
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint holds of it."""
+        return {"seconds": self.seconds, "captures": self.captures}

@@ -24,6 +24,7 @@ from sparsekit.benchmarks.recipe import RunConfig, as_json
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, ignore
+from sparsekit.benchmarks.warming import warm_up_for
 from sparsekit.nn import masks
 from sparsekit.pruners.base import BasePruner, Metrics
 from sparsekit.pruners.capture import captured
@@ -96,11 +97,11 @@ def run_model(
     sparsify_for(model, recipe)
     model.train()
     on_step = progress.run(config, total_steps(config, bench))
-    bench.warm_up()
-    keeper = keeper_of(config, bench)
-    begun = keeper.begun()
+    warm_up = bench.warm_up() + warm_up_for(config, bench)
+    begun = (keeper := keeper_of(config, bench)).begun()
     start = Start(model, bench.loss, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
     meter, spent = Meter(recipe.device, whole=not begun), Spent(**begun.get("spent", {}))
+    spent.warm_up += warm_up
     run = _Run(config, bench, start, dense, keeper, meter, on_step, spent, begun.get("before"))
     if begun.get("phase") == FINETUNE:
         for _ in range(method.steps(recipe, config.sparsity, bench.steps_per_epoch)):
@@ -116,8 +117,8 @@ def run_model(
     if method.finetune:
         steps = recipe.epochs * bench.steps_per_epoch
         also = {"spent": asdict(spent), "before": run.before}
-        seconds = bench.fit(model, config.seed, FINETUNE, steps, keeper, on_step, **also)
-        spent.add_training(steps, recipe.batch_size, seconds)
+        took = bench.fit(model, config.seed, FINETUNE, steps, keeper, on_step, **also)
+        spent.add_training(steps, recipe.batch_size, *took)
     return model, _row(run, config, spent)
 
 
@@ -155,34 +156,34 @@ def _prune(
     begun = begun if begun.get("phase") == phase else {}
     bench.seed_all(config.seed, phase)
     watch = Watch(bench.clock, keeper)
-    pruner, seconds = build(run.start), watch.seconds
+    pruner, seconds, captures = build(run.start), watch.seconds, 0.0
     if begun:
-        seconds, run.before = begun["seconds"], begun["before"]
+        seconds, run.before, captures = begun["seconds"], begun["before"], begun.get("captures", 0.0)
         keeper.restore(model, pruner)
         for _ in range(pruner.cost.steps):
             run.on_step()
     elif config.method == "oneshot":
         run.before = bench.accuracy(model, "test")
-    watch, ends = Watch(bench.clock, keeper, seconds), passed_at(pruner, rungs)
+    watch, ends = Watch(bench.clock, keeper, seconds, captures), passed_at(pruner, rungs)
     ode = min(recipe.ode_batch, bench.epoch_images) if method.ode_batches and phase == PRUNE else None
     batches = bench.batches(config.seed, phase, ode, begun.get("batch", 0))
 
     def after(metrics: Metrics) -> None:
         def state() -> dict[str, Any]:
             metrics.read()  # what is wrong on the device must not be taken for a good state
-            values = {"phase": phase, "batch": batches.step, "seconds": watch.seconds, "before": run.before}
+            values = {"phase": phase, "batch": batches.step, "before": run.before, **watch.state()}
             return {"model": model, "pruner": pruner, "spent": asdict(run.spent), **values}
 
         run.on_step()
         if rung := ends.get(pruner.cost.steps):
             metrics.read()
             with watch.paused():
-                on_rung(rung, _row(run, rung, run.spent.plus(pruner, watch.seconds)))
+                on_rung(rung, _row(run, rung, run.spent.plus(pruner, watch.seconds, watch.captures)))
         keeper.offer(state)
 
     with keeper.running():
-        (captured(pruner) if recipe.graphs else pruner).fit(_Endless(batches), after)
-    run.spent.add_pruner(pruner, watch.seconds)
+        (captured(pruner, watch.on_capture) if recipe.graphs else pruner).fit(_Endless(batches), after)
+    run.spent.add_pruner(pruner, watch.seconds, watch.captures)
 
 
 class _Endless:
@@ -197,6 +198,7 @@ class _Endless:
 
 def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
     final, bench, measured = masks(run.start.model), run.bench, run.meter.row()
+    begin = bench.evaluation_seconds
     result = {
         "kept": final.count(),
         "total": final.numel,
@@ -205,10 +207,11 @@ def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
         **bench.accuracies(run.start.model),
         "test_accuracy_before": run.before,
     }
+    evaluated = {"evaluation_seconds": bench.evaluation_seconds - begin}
     return head(config) | {
         "dense": run.dense.row,
         "result": result,
-        "cost": spent.row(bench.epoch_images, bench.flops) | measured,
+        "cost": spent.row(bench.epoch_images, bench.flops) | measured | evaluated,
         "environment": environment(),
     }
 

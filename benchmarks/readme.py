@@ -214,7 +214,7 @@ def _group(group: Group) -> str:
 
 def _lines(group: Group) -> Iterator[tuple[str, ...]]:
     for sparsity in group.sparsities:
-        for method in group.methods:
+        for method in group.methods_at(sparsity):
             cell, speed = group.cell(method, sparsity), group.speedup(method, sparsity)
             head = (sparsity_text(sparsity), label(method))
             if cell is None:

@@ -11,7 +11,7 @@ from sparsekit.pruners.base import BasePruner
 
 @dataclass
 class Spent:
-    """Cost of a run, phase by phase."""
+    """Cost of a run, phase by phase. captures, warm_up: seconds outside of the clock, part of none of the others."""
 
     seconds: float = 0.0
     steps: int = 0
@@ -19,9 +19,12 @@ class Spent:
     samples: int = 0
     iterated: float = 0.0
     selection: float = 0.0
+    captures: float = 0.0
+    warm_up: float = 0.0
 
-    def add_pruner(self, pruner: BasePruner, seconds: float) -> None:
+    def add_pruner(self, pruner: BasePruner, seconds: float, captures: float = 0.0) -> None:
         cost = pruner.cost
+        self.captures += captures
         self.seconds += seconds
         self.steps += cost.steps
         self.passes += cost.passes
@@ -30,13 +33,14 @@ class Spent:
         self.iterated += cost.samples * cost.steps / cost.passes if cost.passes else 0.0
         self.selection += cost.selection_seconds
 
-    def plus(self, pruner: BasePruner, seconds: float) -> Spent:
+    def plus(self, pruner: BasePruner, seconds: float, captures: float = 0.0) -> Spent:
         """What it would be with a pruner that is at work added."""
         total = replace(self)
-        total.add_pruner(pruner, seconds)
+        total.add_pruner(pruner, seconds, captures)
         return total
 
-    def add_training(self, steps: int, batch_size: int, seconds: float) -> None:
+    def add_training(self, steps: int, batch_size: int, seconds: float, captures: float = 0.0) -> None:
+        self.captures += captures
         self.seconds += seconds
         self.steps += steps
         self.passes += steps
@@ -57,4 +61,6 @@ class Spent:
             "seconds_per_pass": busy / self.passes if self.passes else 0.0,
             "selection_factor": self.seconds / busy if busy else 1.0,
             "flops": self.samples * flops,
+            "capture_seconds": self.captures,
+            "warm_up_seconds": self.warm_up,
         }

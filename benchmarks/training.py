@@ -57,9 +57,16 @@ def clock(device: torch.device | str) -> float:
 
 
 def step_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, graphs: bool
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Loss,
+    graphs: bool,
+    on_capture: Callable[[float], None] = lambda seconds: None,
 ) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
-    """One training step as a function of its batch that returns the loss before it, detached; perhaps by graph."""
+    """One training step as a function of its batch that returns the loss before it, detached; perhaps by graph.
+
+    on_capture: called with the seconds that a capture took.
+    """
 
     def work(drawn: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         optimizer.zero_grad(set_to_none=True)
@@ -70,7 +77,7 @@ def step_of(
 
     if not graphs:
         return lambda batch: work([batch])["loss"]
-    replays = Replays(next(model.parameters()).device)
+    replays = Replays(next(model.parameters()).device, on_capture=on_capture)
     return lambda batch: replays.run("train", None, [batch], work)["loss"]
 
 
@@ -84,14 +91,17 @@ def train(
     first: int = 0,
     loss_of: Loss = cross_entropy,
     graphs: bool = False,
+    on_capture: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Train for ``steps`` batches, of which ``first`` are done; with ``graphs`` by replayed CUDA graphs.
+
+    on_capture: called with the seconds that a capture took, in which nothing is trained.
 
     Raises:
         ValueError: at the end of a check interval in which the loss was not finite.
     """
     model.train()
-    rate, take = LearningRate(optimizer, curve), step_of(model, optimizer, loss_of, graphs)
+    rate, take = LearningRate(optimizer, curve), step_of(model, optimizer, loss_of, graphs, on_capture)
     finite = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
     for step in range(first, steps):
         rate.set(step / steps)

@@ -13,9 +13,10 @@ from sparsekit.benchmarks.reporting.levels import Level, Report
 from sparsekit.benchmarks.reporting.naming import budget, listed, name_of
 from sparsekit.benchmarks.reporting.paper import compressed, schedule
 from sparsekit.benchmarks.reporting.runs import RESOURCES, canonical
-from sparsekit.benchmarks.reporting.wording import count, number, number_plain, sparsity_text
+from sparsekit.benchmarks.reporting.wording import count, number, number_plain, seconds_text, sparsity_text
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 
+OUTSIDE = {"warm_up_seconds": "warm-up", "capture_seconds": "capture of graphs", "evaluation_seconds": "evaluations"}
 MEASURED = {"flops": "training FLOPs", "peak_memory": "peak memory", "energy": "energy"}
 
 
@@ -81,7 +82,7 @@ def _unmeasured(report: Report) -> Iterator[str]:
 
 def cautions(report: Report) -> tuple[str, ...]:
     """What in these very rows limits what they can show; empty if nothing does."""
-    parts = (_schedule, _machines, _resolution, _sweeps, _baseline, _left_out)
+    parts = (_schedule, _machines, _resolution, _sweeps, _baseline, _outside, _left_out)
     return tuple(text for part in parts for text in part(report))
 
 
@@ -168,6 +169,15 @@ def _baseline(report: Report) -> Iterator[str]:
             f"The baseline of the costs, {name_of(report.suite.baseline)}, is itself less accurate than the best IMP variant "
             f"by more than {margin} points at {listed(worse)}."
         )
+
+
+def _outside(report: Report) -> Iterator[str]:
+    """What the clocks leave out, where it was measured: methods differ in it, as IMP captures graphs in every round."""
+    sums = {words: sum(getattr(run, name) or 0.0 for run in report.runs) for name, words in OUTSIDE.items()}
+    parts = [f"{words} {seconds_text(total)}" for words, total in sums.items() if total > 0]
+    if parts:
+        whole = count(len(report.runs), "run")
+        yield f"Outside of the clocks, over all {whole}: {listed(parts)}; the JSON has the mean of each method."
 
 
 def _left_out(report: Report) -> Iterator[str]:

@@ -44,6 +44,11 @@ def headline(report: Report, level: Level) -> str:
         lead = sentence(report, level, min(matched, key=lambda v: _cost(level, v)))
         others = f" It is the fastest of {len(matched)} methods that match." if len(matched) > 1 else ""
         return lead + others
+    if not rivals:
+        best = name_of(level.reference.method)
+        return (
+            f"{where} only variants of IMP were asked for, the most accurate of which is {best}: nothing is compared."
+        )
     return f"{where} no method is shown to match {_target(report, level)}{_outcomes(rivals)}."
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.match import Saving
-from sparsekit.benchmarks.reporting.runs import Run
+from sparsekit.benchmarks.reporting.runs import OUTSIDE, Run
 from sparsekit.benchmarks.reporting.verdict import BySeed, Judgement
 from sparsekit.benchmarks.statistics import Estimate, describe
 
@@ -42,6 +42,7 @@ class Entry:
         checkpoint, end_to_end: cost without and with the dense pretraining.
         judgement: against the reference; None for dense training.
         saving: against the suite's baseline; None without a paired seed, and for dense training.
+        outside: mean seconds of a run that no clock holds, by name; without those that no row knows.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Entry:
     end_to_end: Spending
     judgement: Judgement | None
     saving: Saving | None
+    outside: Mapping[str, float]
 
 
 def entry_of(
@@ -80,7 +82,13 @@ def entry_of(
         end_to_end=_spending(runs, machine, 1),
         judgement=judgement,
         saving=saving,
+        outside=_outside(runs),
     )
+
+
+def _outside(runs: Sequence[Run]) -> dict[str, float]:
+    known = {name: [x for run in runs if (x := getattr(run, name)) is not None] for name in OUTSIDE}
+    return {name: sum(values) / len(values) for name, values in known.items() if values}
 
 
 def _spending(runs: Sequence[Run], machine: str | None, dense: int) -> Spending:

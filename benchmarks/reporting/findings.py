@@ -153,7 +153,7 @@ def cautions(group: Group) -> tuple[str, ...]:
     if pairs and min(pairs) < MINIMUM_PAIRS:
         found.append(f"Down to {count(min(pairs), 'paired seed')}: below {MINIMUM_PAIRS} no verdict is given.")
     if group.missing:
-        done = len(group.methods) * len(group.sparsities) * len(group.seeds)
+        done = sum(len(group.methods_at(sparsity)) for sparsity in group.sparsities) * len(group.seeds)
         found.append(f"{len(group.missing)} of {done} runs are missing or failed; they are left out, not estimated.")
     unmatched = [f"{label(c.method)} at {sparsity_text(c.sparsity)}" for c in group.cells if c.matched is False]
     if unmatched:

@@ -22,7 +22,7 @@ NAMES = {
     "bip-cubic": "BiP (cubic ramp)",
     "bip-released": "BiP (as released)",
     "bip-finetune": "BiP (fine-tuned)",
-    "spode-bip": "SpODE, then BiP",
+    "spode-bip": "SpODE then BiP",
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",
@@ -69,9 +69,12 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """ "a, b and c"."""
+    """ "a, b and c"; with semicolons where a word has a comma of its own, as budgets do."""
     found = list(words)
-    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else MISSING
+    if len(found) < 2:
+        return found[0] if found else MISSING
+    comma, last = ("; ", "; and ") if any("," in word for word in found) else (", ", " and ")
+    return f"{comma.join(found[:-1])}{last}{found[-1]}"
 
 
 def bracket(interval: Interval | None) -> str:

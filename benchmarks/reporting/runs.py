@@ -20,6 +20,9 @@ VOLATILE_KEYS = frozenset({"timestamp", "git"})
 RESOURCES = ("flops", "peak_memory", "energy")
 """What a row may hold beside its costs, where the machine can measure it."""
 
+OUTSIDE = ("warm_up_seconds", "capture_seconds", "evaluation_seconds")
+"""Seconds that no clock of a row holds, where the row knows them."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,6 +42,7 @@ class Run:
         seconds, selection_seconds: wall time of pruning and retraining, and the part spent on scores and masks.
         flops, peak_memory, energy: of pruning and retraining, in operations, bytes and joules; None if not measured.
         dense_flops, dense_peak_memory, dense_energy: the same of the pretraining.
+        warm_up_seconds, capture_seconds, evaluation_seconds: outside of every clock; None in rows that do not know them.
     """
 
     id: str
@@ -67,6 +71,9 @@ class Run:
     dense_flops: float | None = None
     dense_peak_memory: float | None = None
     dense_energy: float | None = None
+    warm_up_seconds: float | None = None
+    capture_seconds: float | None = None
+    evaluation_seconds: float | None = None
 
     @property
     def pretraining_epochs(self) -> float:
@@ -179,7 +186,7 @@ def read(row: Row) -> Run:
             work=float(cost["dense_epochs"]),
             seconds=float(cost["seconds"]),
             selection_seconds=float(cost["selection_seconds"]),
-            **{name: _optional(cost.get(name)) for name in RESOURCES},
+            **{name: _optional(cost.get(name)) for name in (*RESOURCES, *OUTSIDE)},
             **{f"dense_{name}": _optional(dense.get(name)) if _needs_dense(method) else 0.0 for name in RESOURCES},
         )
     except KeyError as error:

@@ -54,8 +54,10 @@ def styles(report: Report) -> dict[str, Style]:
     others = [own for own in owns if own not in (base, "dense")]
     found = {base: Style(INK, "o", "-"), "dense": Style(FAINT, "x", ":")}
     for i, own in enumerate(others):
-        line = "-" if i < len(SERIES) else (0, (4, 2))
-        found[own] = Style(SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], line)  # pyright: ignore
+        turn, place = divmod(i, len(SERIES))
+        # Each turn of the colours shifts the markers, as marks alone have to tell methods apart at a single sparsity.
+        marker = MARKERS[(place + 3 * turn) % len(MARKERS)]
+        found[own] = Style(SERIES[place], marker, "-" if turn == 0 else (0, (4, 2)))  # pyright: ignore
     return found
 
 
@@ -171,7 +173,9 @@ def _curves(axes: Axes, report: Report, value: Callable[[Entry], Estimate | None
         style = looks[split_name(method)[0]]
         found = [value(level.entry(method)) for level in report.levels]
         # With one sparsity only, the marks would lie on each other.
-        x = np.array(places) + (0.0 if len(places) > 1 else gap * 0.8 * (i / max(1, len(names) - 1) - 0.5))
+        x = np.array(places) + (
+            0.0 if len(places) > 1 else gap * 0.8 * (i / (len(names) - 1) - 0.5 if len(names) > 1 else 0.0)
+        )
         y = np.array([scale * e.mean if e else np.nan for e in found])
         low, high = (
             np.array([scale * getattr(e.interval, side) if e and e.interval else np.nan for e in found])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.runs import Failure, Run, collect
 from sparsekit.benchmarks.reporting.speedup import Speedup, paired, speedup_of_runs
 from sparsekit.benchmarks.rows import Row
@@ -89,6 +90,10 @@ class Group:
         """The cell, or None if no run of it finished."""
         return next((c for c in self.cells if c.method == method and c.sparsity == sparsity), None)
 
+    def methods_at(self, sparsity: float) -> tuple[str, ...]:
+        """The methods to be compared at a sparsity: dense training goes on at 0 alone, where nothing else has to."""
+        return _methods_at((*self.runs, *self.failures), self.methods, sparsity)
+
     def speedup(self, method: str, sparsity: float) -> Speedup | None:
         """The speed-up, or None if no seed is paired."""
         return next((s for s in self.speedups if s.method == method and s.sparsity == sparsity), None)
@@ -128,7 +133,7 @@ def _group(recipe: str, runs: tuple[Run, ...], failures: tuple[Failure, ...], ba
     methods = (*(m for m in methods if m == baseline), *(m for m in methods if m != baseline))
     sparsities = tuple(sorted({x.sparsity for x in wanted}))
     seeds = tuple(sorted({x.seed for x in wanted}))
-    grid = [(method, sparsity) for sparsity in sparsities for method in methods]
+    grid = [(method, sparsity) for sparsity in sparsities for method in _methods_at(wanted, methods, sparsity)]
     cells = [_cell(runs, method, baseline, sparsity, margin) for method, sparsity in grid]
     ratios = [speedup_of_runs(runs, method, baseline, sparsity) for method, sparsity in grid if method != baseline]
     done = {(run.method, run.sparsity, run.seed) for run in runs}
@@ -150,6 +155,12 @@ def _group(recipe: str, runs: tuple[Run, ...], failures: tuple[Failure, ...], ba
         missing=tuple((m, s, seed) for m, s in grid for seed in seeds if (m, s, seed) not in done),
         environments=tuple({run.machine: run.environment for run in reversed(runs)}.values())[::-1],
     )
+
+
+def _methods_at(tried: Sequence[Run | Failure], methods: tuple[str, ...], sparsity: float) -> tuple[str, ...]:
+    here = {x.method for x in tried if x.sparsity == sparsity}
+    pruned = any(split_name(method)[0] != "dense" for method in here)
+    return tuple(m for m in methods if m in here or (pruned and split_name(m)[0] != "dense"))
 
 
 def _cell(runs: Sequence[Run], method: str, baseline: str, sparsity: float, margin: float) -> Cell | None:

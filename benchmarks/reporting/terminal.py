@@ -118,6 +118,6 @@ def _table(title_: str, caption: str, columns: Iterable[str]) -> Table:
 def _grid(group: Group, table: Table) -> Iterator[tuple[float, str]]:
     """(sparsity, method) of every line, with a rule after each sparsity."""
     for sparsity in group.sparsities:
-        for method in group.methods:
+        for method in group.methods_at(sparsity):
             yield sparsity, method
         table.add_section()

@@ -18,7 +18,8 @@ LABELS = {
     "omp": "OMP",
     "gmp": "GMP",
     "dpf": "DPF",
-    "spode-bip": "SpODE, then BiP",
+    "dense": "Dense (continued)",
+    "spode-bip": "SpODE then BiP",
     "random-erk": "Random (ERK)",
     "oneshot": "One-shot magnitude",
     "snip": "SNIP",
@@ -34,9 +35,11 @@ LABELS = {
 
 
 def label(method: str) -> str:
-    """Name of a method for readers; a suffix such as "bip-tied" is kept."""
-    head, dash, tail = method.partition("-")
-    return LABELS.get(method, LABELS.get(head, head) + dash + tail)
+    """Name of a method for readers; a suffix such as "bip-tied" is kept, and a budget as in "gmp@1.5" said."""
+    own, at, factor = method.partition("@")
+    head, dash, tail = own.partition("-")
+    name = LABELS.get(own, LABELS.get(head, head) + dash + tail)
+    return f"{name}, {factor}{TIMES} budget" if at else name
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:

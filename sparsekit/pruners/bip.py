@@ -33,7 +33,7 @@ from sparsekit.pruners.bip_options import BiPOptions, batchnorm_policy, checked_
 from sparsekit.pruners.bip_scores import first_scores, scores_of_masks, tied_gradients, update_scores
 from sparsekit.pruners.checks import check_tensors, checked_count, described
 from sparsekit.pruners.cost import batch_size
-from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve, curve_text
+from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curves, curve_text
 from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
 
 
@@ -90,8 +90,7 @@ class BiP(BasePruner):
         self.options = checked_options(options or BiPOptions(), upper_lr, gamma, lower)
         self.gamma, self._upper_lr = float(gamma), float(upper_lr)
         self.lower = checked_lower(lower, self._parameters())
-        named = {"lower_curve": lower_curve, "upper_curve": upper_curve}
-        curves = {name: as_curve("BiP", name, curve) for name, curve in named.items()}
+        curves = as_curves("BiP", lower_curve=lower_curve, upper_curve=upper_curve)
         self._functions = described(schedule=schedule) | {name: curve_text(curve) for name, curve in curves.items()}
         self.schedule = schedule or (lambda step: sparsity)
         self.scores = self._initial_scores()
@@ -101,10 +100,7 @@ class BiP(BasePruner):
             momentum=self.options.upper_momentum,
             weight_decay=self.options.upper_weight_decay,
         )
-        self._rates = (
-            LearningRate(lower, curves["lower_curve"]),
-            LearningRate(self.upper, curves["upper_curve"]),
-        )
+        self._rates = LearningRate(lower, curves["lower_curve"]), LearningRate(self.upper, curves["upper_curve"])
         if not self._unfit:
             self._project(self.scores_for_ranking(), self.schedule(0), self.options.key)
 

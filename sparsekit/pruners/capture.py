@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip import BiP
+from sparsekit.pruners.cuda_graphs import CudaGraphs
 from sparsekit.pruners.metrics import Metrics
 from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.spode import SpODE
@@ -22,39 +23,6 @@ WARM_UP = 3
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Types of what is no tensor in a batch: their repr tells all of them apart."""
-
-
-class _CudaGraph:
-    """One captured piece of work, on a stream and in a memory pool that all pieces of a pruner share."""
-
-    def __init__(self, stream: torch.cuda.Stream, pool: Any) -> None:
-        self._graph, self._stream, self._pool = torch.cuda.CUDAGraph(), stream, pool
-
-    def capture(self, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        with torch.cuda.graph(self._graph, pool=self._pool, stream=self._stream):
-            return work()
-
-    def replay(self) -> None:
-        self._graph.replay()
-
-
-class _CudaGraphs:
-    """Where a pruner's graphs are captured; eager iterations run on the same stream, as autograd remembers streams."""
-
-    def __init__(self, device: torch.device) -> None:
-        with torch.cuda.device(device):
-            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-
-    def eagerly(self, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        current = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            found = work()
-        current.wait_stream(self._stream)
-        return found
-
-    def new(self) -> _CudaGraph:
-        return _CudaGraph(self._stream, self._pool)
 
 
 Work = Callable[[list[Any]], dict[str, Tensor]]
@@ -100,10 +68,20 @@ class Replays:
     """Pieces of work that are captured as CUDA graphs and replayed, one for each kind, detail and kind of batch.
 
     device: where the work is done. mode: anything else that a graph fixes, looked up each time.
+    on_capture: called with the seconds that a capture took, in which nothing of the work happens.
+
+    Attributes:
+        capture_seconds: of all captures so far.
     """
 
-    def __init__(self, device: torch.device, mode: Callable[[], Any] = lambda: None) -> None:
-        self._graphs, self._mode = _CudaGraphs(device), mode
+    def __init__(
+        self,
+        device: torch.device,
+        mode: Callable[[], Any] = lambda: None,
+        on_capture: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._graphs, self._mode = CudaGraphs(device), mode
+        self.capture_seconds, self._on_capture = 0.0, on_capture
         self.clear()
 
     def clear(self) -> None:
@@ -119,10 +97,15 @@ class Replays:
             return self._graphs.eagerly(lambda: work(drawn))
         key = kind, detail, self._mode(), signature
         if key not in self.pieces:
-            piece = self._new(drawn)
+            begin, piece = self._graphs.clock(), self._new(drawn)
             piece.capture(work)
             self.pieces[key] = piece
+            self._add(self._graphs.clock() - begin)
         return self.pieces[key].run(drawn)
+
+    def _add(self, seconds: float) -> None:
+        self.capture_seconds += seconds
+        self._on_capture(seconds)
 
     def _new(self, drawn: list[Any]) -> _Piece:
         return _Piece(self._graphs.new(), drawn)
@@ -161,9 +144,9 @@ class _PrunersPiece(_Piece):
 
 
 class _PrunersReplays(Replays):
-    def __init__(self, device: torch.device, pruner: BasePruner) -> None:
+    def __init__(self, device: torch.device, pruner: BasePruner, on_capture: Callable[[float], None]) -> None:
         self._pruner = pruner
-        super().__init__(device, lambda: pruner.model.training)
+        super().__init__(device, lambda: pruner.model.training, on_capture)
 
     def _new(self, drawn: list[Any]) -> _Piece:
         return _PrunersPiece(self._graphs.new(), drawn, self._pruner)
@@ -179,7 +162,7 @@ class Captured:
     the same work every time and must not wait for the device. State is the pruner's: save and load that.
     """
 
-    def __init__(self, pruner: BasePruner) -> None:
+    def __init__(self, pruner: BasePruner, on_capture: Callable[[float], None] = lambda seconds: None) -> None:
         if not isinstance(pruner, (BiP, SpODE, RoundPruner)):
             raise TypeError(f"captured: pruner: expected one that trains, got {type(pruner).__name__}")
         device = self._device(pruner)
@@ -187,7 +170,7 @@ class Captured:
             raise ValueError(f"captured: pruner: expected a model on a CUDA device, got one on {device}")
         if pruner.ranks.group is not None:
             raise ValueError("captured: pruner: expected a model of one process, got one that several processes share")
-        self.pruner, self._replays = pruner, _PrunersReplays(device, pruner)
+        self.pruner, self._replays = pruner, _PrunersReplays(device, pruner, on_capture)
         self._check_optimizer()
 
     def _device(self, pruner: BasePruner) -> torch.device:
@@ -205,6 +188,11 @@ class Captured:
         if name == "pruner":  # on the way to a copy, which has nothing yet
             raise AttributeError(name)
         return getattr(self.pruner, name)
+
+    @property
+    def capture_seconds(self) -> float:
+        """Seconds that the captures have taken so far; they are no part of the work."""
+        return self._replays.capture_seconds
 
     def step(self, batches: Iterator[Any]) -> Metrics:
         """As the pruner's step; after the first few by replay."""
@@ -235,7 +223,7 @@ def check_capturable(where: str, optimizer: torch.optim.Optimizer) -> None:
             )
 
 
-def captured(pruner: BasePruner) -> Captured:
+def captured(pruner: BasePruner, on_capture: Callable[[float], None] = lambda seconds: None) -> Captured:
     """``pruner`` with its passes captured in CUDA graphs and replayed: the host launches one graph instead of hundreds of
     kernels.
 
@@ -243,8 +231,9 @@ def captured(pruner: BasePruner) -> Captured:
         pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF, RandomPruning, Hydra, Movement or ProbMask on a CUDA
             device; the learning rate of the optimizers of its weights is a tensor there and their steps are fused or
             capturable.
+        on_capture: called with the seconds of each capture, as soon as it is done.
 
     Raises:
         ValueError, TypeError: another pruner, device or optimizer.
     """
-    return Captured(pruner)
+    return Captured(pruner, on_capture)

@@ -27,6 +27,11 @@ def as_curve(function: str, argument: str, curve: str | Curve) -> Curve:
     return CURVES[curve]
 
 
+def as_curves(function: str, **curves: str | Curve) -> dict[str, Curve]:
+    """``as_curve`` of several arguments by name."""
+    return {argument: as_curve(function, argument, curve) for argument, curve in curves.items()}
+
+
 def curve_text(curve: Curve) -> str:
     """A curve as part of checkpoints: its name, or that of the function with its values at k/16, never an address."""
     known = next((name for name, own in CURVES.items() if own is curve), None)

@@ -507,7 +507,7 @@ def test_a_failed_run_leaves_an_error_and_is_tried_again(
 def test_a_loss_that_blows_up_is_a_failed_run(tmp_path: Path, bench: Workbench) -> None:
     runs = [config(method, lr=1e20) for method in ("bip", "imp", "spode", "omp")]
     wild = Workbench(runs[0].recipe, tmp_path)
-    wild._dense[0], wild._warm = bench.dense(0), True
+    wild._dense[0], wild._warm = bench.dense(0), {"dense"}
     rows = compare([*runs, runs[0]], tmp_path, bench=wild)
     assert all("expected" in row["error"] and "NaN or inf" in row["error"] for row in rows)
 

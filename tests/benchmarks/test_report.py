@@ -292,3 +292,19 @@ def test_wording() -> None:
         "2.00 min",
         "2.00 h",
     ]
+
+
+def test_dense_training_is_a_line_at_no_sparsity_but_0(tmp_path: Path) -> None:
+    """And nothing else is missing there, nor dense training elsewhere."""
+    rows = [*comparison(seeds=2), *(row("imp", 0.0, n) | {"method": "dense", "id": f"dense{n}"} for n in range(2))]
+    (group,) = summarise(rows).groups
+    assert group.missing == () and group.methods_at(0.0) == ("dense",) and "dense" not in group.methods_at(0.9)
+    text = printed(rows, 200)
+    assert text.count("Dense (continued)") == 2  # one line in each table
+    assert "missing" not in " ".join(cautions(group))
+    assert page(tmp_path, rows).count("Dense (continued)</th>") <= 2
+
+
+def test_names_with_budgets() -> None:
+    assert label("gmp@1.5") == "GMP, 1.5× budget" and label("imp-budget@0.75") == "IMP-budget, 0.75× budget"
+    assert label("dense") == "Dense (continued)"

@@ -16,13 +16,14 @@ from pages import Page
 from rich.console import Console
 from speedup_rows import GPU, RECIPE, campaign, failed, row, suite
 
+from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.reporting.caveats import cautions, gaps
 from sparsekit.benchmarks.reporting.claims import headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Report, summarise_suite
 from sparsekit.benchmarks.reporting.naming import amount, bracket, factor, hardware, listed, name_of, setting
 from sparsekit.benchmarks.reporting.paper import compressed, published, schedule
-from sparsekit.benchmarks.reporting.speedup_curves import accuracy_figure, collapsed, match_figure
+from sparsekit.benchmarks.reporting.speedup_curves import accuracy_figure, collapsed, match_figure, styles
 from sparsekit.benchmarks.reporting.speedup_lines import notes, verdict_lines
 from sparsekit.benchmarks.speedup_report import speedup_json, speedup_markdown, speedup_tables, write_speedup
 from sparsekit.benchmarks.speedup_suites import Suite
@@ -415,3 +416,50 @@ def test_wording() -> None:
     assert [listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["–", "a", "a and b", "a, b and c"]
     assert setting(replace(RECIPE, network="vgg16mlp", data="x/y")) == "x/y, VGG-16mlp"
     assert hardware([]) == "unknown hardware" and hardware([{}, {}]) == "unknown hardware"
+
+
+def test_imp_alone_is_compared_with_nothing() -> None:
+    asked = suite(("imp", "imp-budget"))
+    _, text = said(campaign({"imp": 0.9, "imp-budget": 0.89}), asked)
+    expected = "only variants of IMP were asked for, the most accurate of which is IMP: nothing is compared."
+    assert text == f"At 90 % sparsity {expected}"
+
+
+def test_lists_of_names_with_commas_can_be_told_apart() -> None:
+    assert listed(["IMP", "GMP", "BiP"]) == "IMP, GMP and BiP" and listed(["IMP"]) == "IMP"
+    assert listed(["IMP, 0.5× budget", "GMP", "BiP"]) == "IMP, 0.5× budget; GMP; and BiP"
+
+
+def test_marks_alone_tell_methods_apart() -> None:
+    """At a single sparsity there are no lines; ink and faint are the baseline's and dense training's."""
+    looks = styles(summarise_suite([], suite(tuple(METHODS)))).items()
+    marks = [(style.colour, style.marker) for own, style in looks]
+    assert len(marks) == len(METHODS) == len(set(marks))
+
+
+def test_the_page_says_what_the_end_to_end_clock_counts(tmp_path: Path) -> None:
+    """Random masks do not start from the dense network, so that its cost is not theirs."""
+    found = {"imp": 0.89, "random-erk": 0.89}
+    report = summarise_suite(campaign(found), suite(tuple(found)))
+    costs = {entry.own: entry for entry in report.levels[0].entries}
+    dense = {own: e.end_to_end.seconds.mean - e.checkpoint.seconds.mean for own, e in costs.items()}  # pyright: ignore
+    assert dense == {"imp": pytest.approx(16.0), "random-erk": 0.0}
+    text = " ".join(page(tmp_path, campaign(found), suite(tuple(found))).split())
+    assert "its cost is added to every method that starts from it" in text and "could do without" not in text
+
+
+def test_seconds_outside_of_the_clocks_are_told() -> None:
+    rows = campaign({"imp": 0.89, "bip": 0.89})
+    report = summarise_suite(rows, suite(("imp", "bip")))
+    assert not any("Outside of the clocks" in text for text in cautions(report))
+    assert all(entry.outside == {} for entry in report.levels[0].entries)
+    for r in rows:
+        captures = 13.0 if r["method"] == "imp" else 1.0
+        r["cost"] |= {"warm_up_seconds": 0.5, "capture_seconds": captures, "evaluation_seconds": 0.0}
+    report = summarise_suite(rows, suite(("imp", "bip")))
+    (text,) = (plain(text) for text in cautions(report) if "Outside of the clocks" in text)
+    assert "over all 10 runs: warm-up 5.00 s and capture of graphs 70.0 s" in text
+    means = {entry.method: entry.outside["capture_seconds"] for entry in report.levels[0].entries}
+    assert means == {"imp": 13.0, "bip": 1.0}
+    found = speedup_json(rows, suite(("imp", "bip")))
+    assert found["levels"][0]["entries"][0]["outside"]["warm_up_seconds"] == 0.5

@@ -50,7 +50,7 @@ def imitated(monkeypatch: pytest.MonkeyPatch) -> list[replay.Graphs]:
         earlier = self._problems.get(message)
         self._problems[message] = flag if earlier is None else earlier | flag
 
-    monkeypatch.setattr(capture, "_CudaGraphs", graphs)
+    monkeypatch.setattr(capture, "CudaGraphs", graphs)
     monkeypatch.setattr(capture.Captured, "_device", lambda self, pruner: torch.device("cuda"))
     monkeypatch.setattr(base.BasePruner, "_check", check)
     return made
@@ -142,6 +142,16 @@ def test_replays_of_other_pruners_give_the_bits_of_the_eager_run(imitated, name)
     a, b = eager.model.state_dict(), ours.model.state_dict()
     assert all(torch.equal(a[key], b[key]) for key in a) and eager.masks == ours.masks
     assert (eager.cost.passes, eager.cost.samples) == (ours.cost.passes, ours.cost.samples)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_captures_are_timed_apart(imitated, name):
+    make, graphs = OTHERS[name]
+    told: list[float] = []
+    ours, given = sk.captured(make(small_net()), told.append), batches()
+    while not ours.done:
+        ours.step(given)
+    assert told == [1.0] * graphs and ours.capture_seconds == graphs  # the imitation's clock goes on when it is read
 
 
 def test_a_captured_pruner_is_as_before_when_used_alone(imitated):
