@@ -140,7 +140,7 @@ class Workbench:
     def fit(
         self, model: nn.Module, seed: int, phase: int, steps: int, keeper: Keeper, on_step: OnStep, **also: Any
     ) -> tuple[float, float]:
-        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives and of their captures.
+        """Train plainly on the batches of ``phase``, or go on; returns the seconds of all its lives and of their captures.
 
         Phase 0 is the dense training, any other fine-tuning: each has settings of its own in the recipe.
 

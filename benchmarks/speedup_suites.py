@@ -148,8 +148,8 @@ def chosen_suite(options: Mapping[str, Any]) -> Suite:
     """The suite that a command's options describe; what is not given stays as the suite has it.
 
     Args:
-        options: suite, and perhaps seeds, first_seed, methods and sparsity (comma-separated) and settings of the recipe. Without a
-            device it is the GPU if there is one, on which the passes run in bf16, channels last, as graphs.
+        options: suite, and perhaps seeds, first_seed, methods and sparsity (comma-separated) and settings of the recipe.
+            Without a device it is the GPU if there is one, on which the passes run in bf16, channels last, as graphs.
 
     Raises:
         ValueError, TypeError: an unknown suite or method, or a value out of range.

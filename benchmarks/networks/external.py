@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from sparsekit.benchmarks.imported import imported
+
 
 def _package(name: str, spec: str) -> ModuleType:
     """The imported package, or a ValueError that says how to get it."""
@@ -54,15 +56,8 @@ def _torchvision(name: str, spec: str, sizes: dict[str, int]) -> nn.Module:
     return models.get_model(name, weights=None, num_classes=sizes["classes"])
 
 
-def _function(module: str, name: str, spec: str, sizes: dict[str, int]) -> nn.Module:
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"build_network: name: expected an importable module:function, got {spec!r}: {error}"
-        ) from error
+def _function(spec: str, sizes: dict[str, int]) -> nn.Module:
+    function = imported("build_network: name", spec)
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     network = function(**{key: value for key, value in sizes.items() if takes_all or key in parameters})
@@ -79,4 +74,4 @@ def build_external(spec: str, *, classes: int, channels: int, image_size: int) -
         return _timm(name, spec, sizes)
     if source == "torchvision":
         return _torchvision(name, spec, sizes)
-    return _function(source, name, spec, sizes)
+    return _function(spec, sizes)

@@ -26,6 +26,10 @@ NAMES = {
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",
+    "snip-pretrained": "SNIP (of trained weights)",
+    "grasp-pretrained": "GraSP (of trained weights)",
+    "synflow-pretrained": "SynFlow (of trained weights)",
+    "synflow-released": "SynFlow (as released)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}

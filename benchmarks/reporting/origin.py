@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from sparsekit.benchmarks.methods import METHODS
+from sparsekit.benchmarks.methods import known_method
 from sparsekit.benchmarks.reporting.summary import Group
 from sparsekit.benchmarks.reporting.wording import MISSING, count, sparsity_text
 
@@ -58,7 +58,8 @@ def _stamp(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def methods(group: Group) -> list[tuple[str, str]]:
     """(method, what it is) of every method that this package knows."""
-    return [(m, METHODS[m].summary) for m in group.methods if m in METHODS and METHODS[m].summary]
+    known = ((m, known_method(m)) for m in group.methods)
+    return [(m, method.summary) for m, method in known if method is not None and method.summary]
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

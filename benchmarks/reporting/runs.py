@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsekit.benchmarks.methods import METHODS
+from sparsekit.benchmarks.methods import known_method
 from sparsekit.benchmarks.rows import Row
 
 PER_RUN_KEYS = frozenset({"method", "sparsity", "seed", "options"})
@@ -203,8 +203,8 @@ def _key(row: Row) -> tuple[str, str, float, int]:
 
 
 def _needs_dense(method: str) -> bool:
-    own = method.partition("@")[0]
-    return own not in METHODS or METHODS[own].pretrained
+    known = known_method(method)
+    return known is None or known.pretrained
 
 
 def _optional(value: Any) -> float | None:

@@ -37,6 +37,9 @@ METHODS = [
     "imp-budget",
     "omp",
     "oneshot",
+    "snip",
+    "grasp-pretrained",
+    "synflow",
 ]
 RECIPE = Recipe(
     network="killed_runs:network", limit=48, dense_epochs=2, epochs=2, batch_size=16, ode_steps=5, ode_batch=24

@@ -252,6 +252,12 @@ def test_all_methods_start_from_one_network_and_see_one_order(
         if METHODS[method].ode_batches:
             # Its batches are larger, but the images come in the same order.
             assert torch.equal(pruning[0], next(bench.batches(0, 1, 40))[0]) and torch.equal(pruning[0][:16], stream[0])
+        elif method.startswith("grasp"):
+            drawn = (len(pruning) - 12) // 2  # which its losses see twice
+            twice = [*stream[:drawn], *stream[: drawn + 12]]
+            assert all(torch.equal(a, b) for a, b in zip(pruning, twice, strict=True)), method
+        elif method.startswith("synflow"):  # takes but a shape from its first batch
+            assert all(torch.equal(a, b) for a, b in zip(pruning, stream[1:13], strict=True)), method
         else:
             assert len(pruning) == COSTS[method][2] - 12 * METHODS[method].finetune
             assert all(torch.equal(a, b) for a, b in zip(pruning, stream, strict=False)), method
@@ -327,6 +333,13 @@ COSTS = {
     "gmp": (12, 2.0, 12, 2.0),
     "dpf": (12, 2.0, 12, 2.0),
     "random-erk": (12, 2.0, 12, 2.0),
+    "snip": (13, 13 * 16 / 96, 13, 2 + 16 / 96),
+    "grasp": (13, 13 * 16 / 96, 33, 2 + 21 * 16 / 96),  # seven batches hold its hundred samples, three passes each
+    "synflow": (13, 292 * 13 / 112 / 96, 112, 2 + 100 / 96),
+    "snip-pretrained": (13, 13 * 16 / 96, 18, 3.0),
+    "grasp-pretrained": (13, 13 * 16 / 96, 30, 5.0),
+    "synflow-pretrained": (13, 292 * 13 / 112 / 96, 112, 2 + 100 / 96),
+    "synflow-released": (13, 292 * 13 / 112 / 96, 112, 2 + 100 / 96),
 }
 
 

@@ -239,7 +239,8 @@ def ranks_agree(rank: int, world: int) -> None:
             state = {key: value.tolist() for key, value in model.state_dict().items()}
             states = everyone(state)
             assert states == [states[0]] * world, (name, first)
-            assert 0.65 < pruner.masks.sparsity < 0.75, (name, pruner.masks.sparsity)
+            most = 0.8 if "filters" in name else 0.75  # a quarter of eight filters is less than 0.3 of them
+            assert 0.65 < pruner.masks.sparsity < most, (name, pruner.masks.sparsity)
 
 
 def wrapped(rank: int, seed: int = 1) -> tuple[nn.Module, DDP]:
