@@ -26,6 +26,8 @@ NAMES = {
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",
+    "hydra": "Hydra (layer-wise)",
+    "hydra-global": "Hydra (global)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}
