@@ -1,8 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hydra, movement pruning and ProbMask, whose masks are learned."""
+"""Hydra, movement pruning and ProbMask, whose masks are learned.
+
+Their sources learn for thousands of steps, a recipe for perhaps a hundred. What moves the scores is enlarged accordingly:
+
+- Hydra's scores move by the sum of their learning rates, which is kept: 0.1 over 20 epochs of 50,000 images in batches of 128
+  (momentum 0.9, weight decay 1e-4 and cosine are the source's). Its fine-tuning is the recipe's phase, as of every method.
+- Adam moves a probability of ProbMask by its rate, whatever the gradient, and noise makes that a random walk: the sum of the
+  squares is kept, of 6e-3 over 300 epochs in batches of 256. Samples, norm, ramp and temperatures are the source's; its 20
+  epochs of fine-tuning at a hundredth of the rate are the recipe's phase.
+- Movement pruning ends its ramp at half of the run, and its scores settle with the rate of the weights, as one schedule serves
+  both in its source's code. Its scores are ranked over all layers, as those of the other methods of a comparison are.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from sparsekit.allocation import Uniform
@@ -12,22 +24,43 @@ from sparsekit.projection import Projection
 from sparsekit.pruners import Hydra, Movement, ProbMask
 from sparsekit.pruners.base import BasePruner
 
+# (learning rate, steps) of the sources.
+HYDRA = (0.1, 20 * 391)
+PROBMASK = (6e-3, 300 * 196)
+
 
 def layerwise(start: Start) -> Projection:
-    """Every layer alike: what the sources of Hydra and movement pruning do."""
+    """Every layer alike, as Hydra's source has it."""
     return Projection(allocation=Uniform()) if start.recipe.structure == "unstructured" else projection_of(start.recipe)
 
 
+def alike(start: Start) -> Projection:
+    """What the other methods of the comparison have."""
+    return projection_of(start.recipe)
+
+
 def hydra(projection: Callable[[Start], Projection]) -> Callable[[Start], BasePruner]:
-    return lambda start: Hydra(start.model, start.loss, start.sparsity, steps=start.steps, projection=projection(start))
+    """Hydra's learning of scores over one phase."""
+
+    def build(start: Start) -> BasePruner:
+        rate, steps = HYDRA
+        own = {"score_lr": rate * max(1.0, steps / start.steps), "projection": projection(start)}
+        return Hydra(start.model, start.loss, start.sparsity, steps=start.steps, **own)
+
+    return build
 
 
 def movement(start: Start) -> BasePruner:
-    return trained_with(Movement, start, steps=start.steps, projection=layerwise(start))
+    """Movement pruning over one phase."""
+    own = {"ramp": 0.5, "score_curve": "cosine", "projection": projection_of(start.recipe)}
+    return trained_with(Movement, start, steps=start.steps, **own)
 
 
 def probmask(start: Start) -> BasePruner:
-    return trained_with(ProbMask, start, steps=start.steps, rewind_state=start.init, score_lr=0.1)
+    """ProbMask's learning over one phase, from the weights before training."""
+    rate, steps = PROBMASK
+    own = {"rewind_state": start.init, "score_lr": rate * math.sqrt(max(1.0, steps / start.steps))}
+    return trained_with(ProbMask, start, steps=start.steps, **own)
 
 
 LEARNED: dict[str, Method] = {
@@ -36,14 +69,14 @@ LEARNED: dict[str, Method] = {
         phase_epochs(2),
         phase_steps,
         finetune=True,
-        summary="learned scores, layer by layer, then fine-tuning",
+        summary="learned scores layer by layer, then fine-tuning",
     ),
     "hydra-global": Method(
-        hydra(lambda start: projection_of(start.recipe)),
+        hydra(alike),
         phase_epochs(2),
         phase_steps,
         finetune=True,
-        summary="learned scores over all layers as in BiP's comparison, then fine-tuning",
+        summary="learned scores over all layers, as BiP compares with, then fine-tuning",
     ),
     "movement": Method(movement, phase_epochs(1), phase_steps, summary="movement pruning in one run"),
     "probmask": Method(
@@ -53,6 +86,6 @@ LEARNED: dict[str, Method] = {
         finetune=True,
         pretrained=False,
         structured=False,
-        summary="masks drawn with learned probabilities, trained from init, then fine-tuning",
+        summary="masks drawn with learned probabilities, from init, then fine-tuning",
     ),
 }

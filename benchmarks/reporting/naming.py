@@ -30,6 +30,8 @@ NAMES = {
     "grasp-pretrained": "GraSP (of trained weights)",
     "synflow-pretrained": "SynFlow (of trained weights)",
     "synflow-released": "SynFlow (as released)",
+    "hydra": "Hydra (layer-wise)",
+    "hydra-global": "Hydra (global)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}

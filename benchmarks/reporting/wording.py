@@ -27,6 +27,8 @@ LABELS = {
     "synflow": "SynFlow",
     "random": "Random",
     "hydra": "Hydra",
+    "hydra-global": "Hydra (global)",
+    "movement": "Movement",
     "str": "STR",
     "powerprop": "Powerprop",
     "probmask": "ProbMask",
