@@ -19,6 +19,7 @@ FAMILIES = (
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
     ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "state_tree", "random_state"],
+    ["fisher", "reparametrisations"],
     ["tensor_file"],
     ["patterns"],
     ["ops"],
@@ -50,7 +51,7 @@ FLOORS = [
     ["cli"],
     ["__main__", "cli_docs"],
 ]
-LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks", "state_tree"]
+LEAVES = ["nm", "allocation", "schedules", "criteria", "clocks", "state_tree", "fisher", "reparametrisations"]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
 FLOOR = {unit: i for i, units in enumerate(FLOORS) for unit in units}
 PYTHON = sorted(p for folder in ("sparsekit", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
@@ -64,12 +65,12 @@ PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "DPF", "ERK", "ExportReport", "Filter",
     "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference",
     "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks",
-    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
-    "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights",
-    "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
-    "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify",
-    "speed", "summary", "topk_mask",
+    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Powerprop", "Projection", "Pruner", "RandomPruning", "STR",
+    "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "WoodFisher", "cached_weights",
+    "captured", "check_ranks", "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose",
+    "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect",
+    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
+    "save_checkpoint", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 

@@ -69,6 +69,9 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.OneShotMagnitude: {"optimizer": sgd, "steps": 2},
         sk.GMP: {"optimizer": sgd, "steps": 2},
         sk.DPF: {"optimizer": sgd, "steps": 2},
+        sk.WoodFisher: {"optimizer": sgd, "steps": 2, "fisher_batches": 2},
+        sk.STR: {"optimizer": sgd, "steps": 2},
+        sk.Powerprop: {"optimizer": sgd, "steps": 2},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
     return kind(model, objective, sparsity, **(needed[kind] | changes))
@@ -138,7 +141,8 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 
 
 # Pruners
-for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+PHASED = (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, sk.WoodFisher, sk.STR, sk.Powerprop)
+for kind in (sk.BiP, sk.SpODE, *PHASED):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -165,7 +169,7 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.D
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+for kind in PHASED:
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
@@ -176,7 +180,7 @@ for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruni
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, sk.WoodFisher, sk.STR, sk.Powerprop):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -244,6 +248,18 @@ for thing, arguments, error, text in (
     ("GMP", {"projection": sk.Projection("2:4")}, V, "schedule: expected 'constant' for 2:4, got Cubic"),
     ("DPF", {"ramp": 1.5}, V, "ramp: expected a number in (0, 1], got 1.5"),
     ("DPF", {"every": 1.0}, T, "every: expected an int >= 1, got 1.0"),
+    ("WoodFisher", {"fisher_batches": 0}, V, "fisher_batches: expected an int >= 1, got 0"),
+    ("WoodFisher", {"block": 1.5}, T, "block: expected an int >= 1, got 1.5"),
+    ("WoodFisher", {"damping": 0}, V, "damping: expected a finite number > 0, got 0"),
+    ("WoodFisher", {"update": "obs"}, V, "update: expected one of sum, joint, none, got 'obs'"),
+    ("WoodFisher", {"ramp": -0.1}, V, "ramp: expected a number in [0, 1], got -0.1"),
+    ("STR", {"first": NAN}, V, "first: expected a finite number"),
+    ("STR", {"scope": "row"}, V, "scope: expected one of layer, global, got 'row'"),
+    ("STR", {"ramp": 0}, V, "ramp: expected a number in (0, 1], got 0"),
+    ("STR", {"finetune_steps": -1}, V, "finetune_steps: expected an int >= 0, got -1"),
+    ("Powerprop", {"alpha": 0.5}, V, "alpha: expected a finite number >= 1, got 0.5"),
+    ("Powerprop", {"alpha": None}, T, "alpha: expected a finite number >= 1, got None"),
+    ("Powerprop", {"finetune_steps": 1.0}, T, "finetune_steps: expected an int >= 0, got 1.0"),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),

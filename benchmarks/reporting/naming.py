@@ -26,6 +26,7 @@ NAMES = {
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",
+    "woodfisher-oneshot": "WoodFisher (one shot)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}

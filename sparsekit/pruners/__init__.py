@@ -12,16 +12,20 @@ from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.powerprop import Powerprop
 from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.soft_threshold import STR
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions
+from sparsekit.pruners.woodfisher import WoodFisher
 
 __all__ = [
     "DPF",
     "GMP",
     "IMP",
     "OMP",
+    "STR",
     "BiP",
     "BiPOptions",
     "CollapseWarning",
@@ -29,9 +33,11 @@ __all__ = [
     "IMPOptions",
     "Metrics",
     "OneShotMagnitude",
+    "Powerprop",
     "Pruner",
     "RandomPruning",
     "SpODE",
     "SpODEOptions",
+    "WoodFisher",
     "captured",
 ]

@@ -55,9 +55,19 @@ class Ramp:
 
 
 def as_ramp(
-    name: str, sparsity: float, schedule: str | Schedule, steps: int, every: int, fraction: float, beyond: bool
+    name: str,
+    sparsity: float,
+    schedule: str | Schedule,
+    steps: int,
+    every: int,
+    fraction: float,
+    beyond: bool,
+    initial: float = 0.0,
 ) -> Ramp:
-    """The ramp over the first ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``."""
+    """The ramp over the first ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``.
+
+    initial: sparsity at step 0 of a schedule that is given by its name, or ``sparsity`` if that is less.
+    """
     sparsity = checked_sparsity(name, sparsity)
     checked_count(name, "steps", steps)
     checked_count(name, "every", every)
@@ -65,11 +75,13 @@ def as_ramp(
         raise ValueError(f"{name}: ramp: expected a number in (0, 1], got {fraction!r}")
     # The last step still trains what the last pruning has left.
     end = min(max(1, math.floor(float(fraction) * steps + 0.5)), steps - 1)
-    return Ramp(name, sparsity, as_schedule(schedule, sparsity, end=end), every, end, beyond)
+    return Ramp(
+        name, sparsity, as_schedule(schedule, sparsity, initial=min(initial, sparsity), end=end), every, end, beyond
+    )
 
 
 class RampPruner(RoundPruner):
-    """One training run with one optimizer, in which some steps begin with a pruning; GMP and DPF say by which scores.
+    """One training run with one optimizer, in which some steps begin with a pruning; GMP, DPF, WoodFisher say by what scores.
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.

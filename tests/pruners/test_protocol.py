@@ -24,14 +24,17 @@ from sparsekit.pruners import (
     GMP,
     IMP,
     OMP,
+    STR,
     BiP,
     BiPOptions,
     CollapseWarning,
     IMPOptions,
     OneShotMagnitude,
+    Powerprop,
     Pruner,
     RandomPruning,
     SpODE,
+    WoodFisher,
 )
 from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.schedules import Linear
@@ -193,6 +196,14 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gmp": ramped(GMP, steps=6, every=2),
     "gmp-linear": ramped(GMP, steps=5, ramp=1.0, schedule="linear", curve="constant"),
     "dpf": ramped(DPF, steps=7, every=2),
+    "woodfisher": ramped(WoodFisher, steps=6, every=2, fisher_batches=3, block=20),
+    "woodfisher-oneshot": ramped(WoodFisher, steps=3, ramp=0, fisher_batches=2, update="joint"),
+    "str": ramped(STR, steps=4, first=-3.0, rewind_state=INITIAL),
+    "str-tail": ramped(STR, steps=3, first=-40.0, scope="global", finetune_steps=2),
+    "str-climb": ramped(STR, steps=5, every=2, ramp=0.7, finetune_steps=2),
+    "powerprop": ramped(Powerprop, steps=4),
+    "powerprop-tail": ramped(Powerprop, steps=3, alpha=3.0, finetune_steps=2, rewind_state=INITIAL),
+    "powerprop-climb": ramped(Powerprop, steps=5, every=2, ramp=0.7, finetune_steps=2, alpha=1.5),
     "random": drawn(rewind_state=INITIAL),
     "random-global": drawn(projection=Projection(), seed=3),
 }
@@ -225,7 +236,9 @@ def planned(pruner: Any) -> int:
         )
     if isinstance(pruner, SpODE):
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
-    if isinstance(pruner, (GMP, DPF)):
+    if isinstance(pruner, (STR, Powerprop)) and (isinstance(pruner, STR) or pruner.ramp is None):
+        return kept_count(total, SPARSITY) if pruner.cost.steps >= pruner.ends[0] else total
+    if isinstance(pruner, (GMP, DPF, WoodFisher, Powerprop)):
         return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
@@ -387,7 +400,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp", "gmp", "random")
+        for n in ("bip", "spode", "omp", "gmp", "random", "woodfisher", "str", "powerprop")
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
@@ -403,6 +416,20 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "period of dpf": (ramped(DPF, steps=7, every=3), MAKERS["dpf"]),
     "ramp of gmp": (ramped(GMP, steps=6, every=2, ramp=0.9), MAKERS["gmp"]),
     "schedule of gmp": (ramped(GMP, steps=6, every=2, schedule="linear"), MAKERS["gmp"]),
+    "batches of woodfisher": (
+        ramped(WoodFisher, steps=6, every=2, fisher_batches=2, block=20),
+        MAKERS["woodfisher"],
+    ),
+    "update of woodfisher": (
+        ramped(WoodFisher, steps=3, ramp=0, fisher_batches=2, update="sum"),
+        MAKERS["woodfisher-oneshot"],
+    ),
+    "gmp into woodfisher": (ramped(GMP, steps=6, every=2, ramp=0.4), MAKERS["woodfisher"]),
+    "first of str": (ramped(STR, steps=4, first=-2.0, rewind_state=INITIAL), MAKERS["str"]),
+    "ramp of str": (ramped(STR, steps=5, every=2, finetune_steps=2), MAKERS["str-climb"]),
+    "tail of str": (ramped(STR, steps=3, first=-40.0, scope="global", finetune_steps=3), MAKERS["str-tail"]),
+    "alpha of powerprop": (ramped(Powerprop, steps=4, alpha=3.0), MAKERS["powerprop"]),
+    "ramp of powerprop": (ramped(Powerprop, steps=5, finetune_steps=2, alpha=1.5), MAKERS["powerprop-climb"]),
     "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
@@ -449,6 +476,7 @@ def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
 # Collapse
 
 SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot", "gmp", "dpf"]
+SINGLE += ["str-climb", "powerprop", "powerprop-climb"]
 
 
 def shrunken() -> nn.Sequential:
