@@ -6,9 +6,11 @@ from __future__ import annotations
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
 from sparsekit.benchmarks.families.ablations import ABLATIONS
 from sparsekit.benchmarks.families.bilevel import BILEVEL
-from sparsekit.benchmarks.families.learned import LEARNED
 from sparsekit.benchmarks.families.criteria import CRITERION_METHODS, criterion_method
+from sparsekit.benchmarks.families.learned import LEARNED
 from sparsekit.benchmarks.families.magnitude import MAGNITUDE
+from sparsekit.benchmarks.families.reparametrised import REPARAMETRISED
+from sparsekit.benchmarks.families.second_order import SECOND_ORDER
 from sparsekit.benchmarks.imported import imported
 from sparsekit.benchmarks.method import Method
 from sparsekit.benchmarks.recipe import Recipe, split_name
@@ -26,7 +28,15 @@ __all__ = [
     "projection_of",
 ]
 
-METHODS: dict[str, Method] = {**MAGNITUDE, **CRITERION_METHODS, **BILEVEL, **LEARNED, **ABLATIONS}
+METHODS: dict[str, Method] = {
+    **MAGNITUDE,
+    **CRITERION_METHODS,
+    **BILEVEL,
+    **LEARNED,
+    **SECOND_ORDER,
+    **REPARAMETRISED,
+    **ABLATIONS,
+}
 # Those of the user that this process has been asked for, by "module:name".
 _IMPORTED: dict[str, Method] = {}
 

@@ -32,6 +32,7 @@ FLOORS = [
         "state_tree",
         "random_state",
     ],
+    ["fisher", "reparametrisations"],
     ["tensor_file"],
     ["patterns"],
     ["ops"],
@@ -64,7 +65,17 @@ FLOORS = [
     ["cli"],
     ["__main__", "cli_docs"],
 ]
-LEAVES = ["nm", "allocation", "schedules", "criteria", "probabilities", "clocks", "state_tree"]
+LEAVES = [
+    "nm",
+    "allocation",
+    "schedules",
+    "criteria",
+    "clocks",
+    "state_tree",
+    "fisher",
+    "probabilities",
+    "reparametrisations",
+]
 ABSENT_FROM_LEAVES = {"allocation": "torch", "schedules": "torch"}
 FLOOR = {unit: i for i, units in enumerate(FLOORS) for unit in units}
 PYTHON = sorted(p for folder in ("sparsekit", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
@@ -79,11 +90,11 @@ PUBLIC = [
     "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "GraSP", "Gradual", "Hydra", "IMP", "IMPOptions",
     "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d",
     "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "Movement", "NM", "OMP", "OneShotMagnitude", "PerLayer",
-    "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning", "SNIP", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
-    "compacted_filters", "criterion", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff",
-    "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count",
-    "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
+    "Powerprop", "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning", "SNIP", "STR", "SpODE",
+    "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured", "WoodFisher", "cached_weights",
+    "captured", "check_ranks", "compacted_filters", "criterion", "dense_gradient", "dense_gradients", "dense_state_dict",
+    "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect",
+    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
     "save_checkpoint", "set_masks", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on

@@ -78,6 +78,9 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.Hydra: {"optimizer": sgd, "steps": 2, "finetune_steps": 1},
         sk.Movement: {"optimizer": sgd, "steps": 2},
         sk.ProbMask: {"optimizer": sgd, "steps": 2, "finetune_steps": 1},
+        sk.WoodFisher: {"optimizer": sgd, "steps": 2, "fisher_batches": 2},
+        sk.STR: {"optimizer": sgd, "steps": 2},
+        sk.Powerprop: {"optimizer": sgd, "steps": 2},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
     return kind(model, objective, sparsity, **(needed[kind] | changes))
@@ -149,8 +152,9 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 # Pruners
 SCORED = (sk.SNIP, sk.GraSP, sk.SynFlow)
 LEARNED = (sk.Hydra, sk.Movement, sk.ProbMask)
-ROUNDS = (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED, *LEARNED)
-for kind in (sk.BiP, sk.SpODE, *ROUNDS):
+OTHERS = (sk.WoodFisher, sk.STR, sk.Powerprop)
+PHASED = (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED, *LEARNED, *OTHERS)
+for kind in (sk.BiP, sk.SpODE, *PHASED):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -178,7 +182,7 @@ for kind in (sk.BiP, sk.SpODE, *ROUNDS):
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in ROUNDS:
+for kind in PHASED:
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
@@ -203,7 +207,7 @@ for kind in ROUNDS:
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, *LEARNED):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, *LEARNED, sk.WoodFisher, sk.STR, sk.Powerprop):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -296,6 +300,18 @@ for thing, arguments, error, text in (
     ("ProbMask", {"score_lr": 0.0}, V, "score_lr: expected a finite number > 0, got 0.0"),
     ("ProbMask", {"projection": sk.Projection("filter")}, V, "projection: expected single weights and no group, got"),
     ("ProbMask", {"rewind_state": {}}, V, "rewind_state: expected the keys of the model's state_dict, got missing"),
+    ("WoodFisher", {"fisher_batches": 0}, V, "fisher_batches: expected an int >= 1, got 0"),
+    ("WoodFisher", {"block": 1.5}, T, "block: expected an int >= 1, got 1.5"),
+    ("WoodFisher", {"damping": 0}, V, "damping: expected a finite number > 0, got 0"),
+    ("WoodFisher", {"update": "obs"}, V, "update: expected one of sum, joint, none, got 'obs'"),
+    ("WoodFisher", {"ramp": -0.1}, V, "ramp: expected a number in [0, 1], got -0.1"),
+    ("STR", {"first": NAN}, V, "first: expected a finite number"),
+    ("STR", {"scope": "row"}, V, "scope: expected one of layer, global, got 'row'"),
+    ("STR", {"ramp": 0}, V, "ramp: expected a number in (0, 1], got 0"),
+    ("STR", {"finetune_steps": -1}, V, "finetune_steps: expected an int >= 0, got -1"),
+    ("Powerprop", {"alpha": 0.5}, V, "alpha: expected a finite number >= 1, got 0.5"),
+    ("Powerprop", {"alpha": None}, T, "alpha: expected a finite number >= 1, got None"),
+    ("Powerprop", {"finetune_steps": 1.0}, T, "finetune_steps: expected an int >= 0, got 1.0"),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),

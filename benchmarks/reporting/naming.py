@@ -32,6 +32,7 @@ NAMES = {
     "synflow-released": "SynFlow (as released)",
     "hydra": "Hydra (layer-wise)",
     "hydra-global": "Hydra (global)",
+    "woodfisher-oneshot": "WoodFisher (one shot)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}

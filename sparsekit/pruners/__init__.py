@@ -15,15 +15,18 @@ from sparsekit.pruners.imp import IMP, IMPOptions
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.movement import Movement
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
+from sparsekit.pruners.powerprop import Powerprop
 from sparsekit.pruners.probmask import ProbMask, ProbMaskOptions
 from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.random_pruning import RandomPruning
 from sparsekit.pruners.scored import CriterionPruning
 from sparsekit.pruners.scoring import Criterion, criterion
 from sparsekit.pruners.snip import SNIP
+from sparsekit.pruners.soft_threshold import STR
 from sparsekit.pruners.spode import SpODE
 from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.pruners.synflow import SynFlow
+from sparsekit.pruners.woodfisher import WoodFisher
 
 __all__ = [
     "DPF",
@@ -31,6 +34,7 @@ __all__ = [
     "IMP",
     "OMP",
     "SNIP",
+    "STR",
     "BiP",
     "BiPOptions",
     "CollapseWarning",
@@ -45,11 +49,13 @@ __all__ = [
     "OneShotMagnitude",
     "ProbMask",
     "ProbMaskOptions",
+    "Powerprop",
     "Pruner",
     "RandomPruning",
     "SpODE",
     "SpODEOptions",
     "SynFlow",
+    "WoodFisher",
     "captured",
     "criterion",
 ]

@@ -10,9 +10,11 @@ from dataclasses import is_dataclass
 from itertools import count
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparsekit.nn import masked_layers
 from sparsekit.nn.masked import MaskedLayer
+from sparsekit.ops import shards
 from sparsekit.patterns import Unstructured
 from sparsekit.projection import Projection
 
@@ -36,6 +38,23 @@ def checked_count(function: str, argument: str, value: Any, least: int = 1, most
     if most is not None and value > most:
         raise ValueError(f"{function}: {argument}: expected an int <= {most}, got {value!r}")
     return value
+
+
+def checked_number(function: str, argument: str, value: Any, least: float = 0.0, strict: bool = True) -> float:
+    """``value`` as a float if it is a finite number > ``least``, or >= it unless ``strict``."""
+    expected = f"{function}: {argument}: expected a finite number {'>' if strict else '>='} {least:g}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(expected)
+    if not (math.isfinite(float(value)) and (float(value) > least if strict else float(value) >= least)):
+        raise ValueError(expected)
+    return float(value)
+
+
+def check_plain(function: str, model: nn.Module) -> None:
+    """Raise ValueError for a masked weight that is a DTensor, which the pruner ``function`` cannot serve."""
+    spread = [n for n, layer in masked_layers(model).items() if shards.is_spread(layer.weight)]
+    if spread:
+        raise ValueError(f"{function}: model: expected plain weights, got DTensors such as `{spread[0]}.weight`")
 
 
 def described(**functions: Any) -> dict[str, str | None]:

@@ -63,10 +63,12 @@ def as_ramp(
     fraction: float,
     beyond: bool,
     start: float = 0.0,
+    initial: float = 0.0,
 ) -> Ramp:
     """The ramp that ends at ``fraction`` of ``steps``, or an error that names the argument of the pruner ``name``.
 
-    start: fraction of the steps at which a schedule given by name leaves 0.
+    Of a schedule that is given by its name, start: fraction of the steps at which it leaves its first sparsity; initial:
+    that sparsity, or ``sparsity`` if that is less.
     """
     sparsity = checked_sparsity(name, sparsity)
     checked_count(name, "steps", steps)
@@ -78,7 +80,8 @@ def as_ramp(
     # The last step still trains what the last pruning has left.
     end = min(max(1, math.floor(float(fraction) * steps + 0.5)), steps - 1)
     begin = min(math.floor(float(start) * steps + 0.5), end)
-    return Ramp(name, sparsity, as_schedule(schedule, sparsity, start=begin, end=end), every, end, beyond)
+    planned = as_schedule(schedule, sparsity, initial=min(initial, sparsity), start=begin, end=end)
+    return Ramp(name, sparsity, planned, every, end, beyond)
 
 
 def check_pattern(ramp: Ramp, projection: Projection | None) -> None:
@@ -90,7 +93,7 @@ def check_pattern(ramp: Ramp, projection: Projection | None) -> None:
 
 
 class RampPruner(RoundPruner):
-    """One training run with one optimizer, in which some steps begin with a pruning; GMP and DPF say by which scores.
+    """One training run with one optimizer, in which some steps begin with a pruning; GMP, DPF, WoodFisher say by what scores.
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.

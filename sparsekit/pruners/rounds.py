@@ -64,8 +64,8 @@ class Phase:
 
 
 class RoundPruner(BasePruner):
-    """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp, and the
-    pruners of ``learned`` one in which they learn.
+    """The machine; IMP, OMP, OneShotMagnitude, RandomPruning and the criteria give it their phases, GMP, DPF, WoodFisher
+    one with a ramp, STR and Powerprop one on other leaves, and the pruners of ``learned`` one in which they learn.
 
     waits: does the first phase open in the first step, with its batches, rather than when the pruner is made?
 
@@ -191,9 +191,13 @@ class RoundPruner(BasePruner):
         """What a pruning ranks, and the key to rank by."""
         return remaining_magnitudes(self.layers, self.projection)
 
+    def _trainable(self, phase: Phase) -> list[nn.Parameter]:
+        """What the optimizer of a phase trains."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None
-        optimizer = self._factory([p for p in self.model.parameters() if p.requires_grad])
+        optimizer = self._factory(self._trainable(phase))
         if not isinstance(optimizer, torch.optim.Optimizer):
             got = type(optimizer).__name__
             raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")

@@ -128,6 +128,24 @@ PRUNERS: dict[str, Maker] = {
     "ProbMask": lambda model, loss, start: sk.ProbMask(
         model, loss, 0.7, optimizer=sgd, steps=6, finetune_steps=2, score_lr=0.25, rewind_state=start, curve="constant"
     ),
+    "WoodFisher": lambda model, loss, _: sk.WoodFisher(
+        model, loss, 0.7, optimizer=sgd, steps=5, every=2, fisher_batches=2, curve="constant"
+    ),
+    "WoodFisher, one shot": lambda model, loss, _: sk.WoodFisher(
+        model, loss, 0.7, optimizer=sgd, steps=2, ramp=0, fisher_batches=3, update="joint", block=30
+    ),
+    "STR": lambda model, loss, start: sk.STR(
+        model, loss, 0.7, optimizer=sgd, steps=4, ramp=0.5, first=0.0, finetune_steps=2, rewind_state=start
+    ),
+    "STR, one threshold": lambda model, loss, _: sk.STR(
+        model, loss, 0.7, optimizer=sgd, steps=4, first=-3.0, scope="global"
+    ),
+    "Powerprop": lambda model, loss, start: sk.Powerprop(
+        model, loss, 0.7, optimizer=sgd, steps=3, finetune_steps=2, rewind_state=start
+    ),
+    "Powerprop, ramp": lambda model, loss, _: sk.Powerprop(
+        model, loss, 0.7, optimizer=sgd, steps=5, ramp=0.6, alpha=3.0
+    ),
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),
@@ -148,9 +166,11 @@ PRUNERS: dict[str, Maker] = {
 }
 
 
+# Refuse DTensors. Solves, powers and thresholds round, and the weights keep it.
+PLAIN = ("WoodFisher", "WoodFisher, one shot", "STR", "STR, one threshold", "Powerprop", "Powerprop, ramp")
 # Tied scores put products of weights and gradients into the weights, whose bits then double with every step: these are
 # rounded, in another order by each number of ranks. Rounding moves no mask here, but that is luck.
-ROUNDED = ("BiP, tied", "BiP, released")
+ROUNDED = ("BiP, tied", "BiP, released", *PLAIN)
 # The weights in the forward pass are products with real gates, so the losses are rounded; gradients do not depend on them.
 SOFT = ("SpODE, gau", "SpODE, oh", "ProbMask")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ddp_jobs import (
+    PLAIN,
     PRUNERS,
     ROUNDED,
     entropy,
@@ -56,7 +57,7 @@ ORDERS = ["sparsify, then root", "sparsify, then layers", "root, then sparsify",
 def masks_of_one_process(rank: int, world: int) -> None:
     """Masks, metrics and whole weights after every step, in each order of sparsify and fully_shard."""
     for i, (name, make) in enumerate(PRUNERS.items()):
-        if name.startswith(("SpODE", "SynFlow", "ProbMask")):
+        if name.startswith(("SpODE", "SynFlow", "ProbMask")) or name in PLAIN:
             continue
         alone, whole, mine = exact(1), whole_batches(2), own_batches(rank, world, 2)
         start = copy.deepcopy(alone.state_dict())
@@ -128,12 +129,10 @@ def half_masks(model: nn.Module) -> sk.Masks:
 def refused(rank: int, world: int) -> None:
     """What does not work says so on all ranks, by name."""
     model = sharded(ORDERS[0], world)
-    all_raise(lambda: PRUNERS["SpODE"](model, linear_loss, None), "ValueError", "SpODE: model: expected plain weights")
-    all_raise(lambda: PRUNERS["SynFlow"](model, linear_loss, None), "ValueError", "SynFlow: model: expected plain weig")
     all_raise(lambda: sk.GraSP(model, linear_loss, 0.5), "ValueError", "GraSP: model: expected one process, or")
-    all_raise(
-        lambda: PRUNERS["ProbMask"](model, linear_loss, None), "ValueError", "ProbMask: model: expected plain weights"
-    )
+    for name in ("SpODE", "SynFlow", "ProbMask", *PLAIN):
+        own = f"{name.split(',')[0]}: model: expected plain weights"
+        all_raise(lambda n=name: PRUNERS[n](model, linear_loss, None), "ValueError", own)
     model(torch.ones(1, 4, 3, 3, dtype=torch.float64))  # leaves the weights of the root gathered
     all_raise(
         lambda: sk.cached_weights(model).__enter__(), "ValueError", "cached_weights: model: expected plain weights"

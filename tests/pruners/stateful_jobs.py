@@ -17,6 +17,7 @@ from test_protocol import MAKERS, Stream, build
 # Through what a run can be: no state yet, state of all, state that was captured, phases without an optimizer.
 NAMES = ["bip", "bip-1pass", "spode-l1-gau", "imp-init-dense", "imp-early", "imp-budget", "omp", "oneshot-recalibrated"]
 NAMES += ["bip-masks", "gmp", "dpf", "random", "hydra", "hydra-alone", "movement", "probmask"]
+NAMES += ["woodfisher", "str", "str-climb", "powerprop-tail"]
 
 
 def resumes(name: str, steps: int, folder: Path) -> None:

@@ -25,6 +25,7 @@ from sparsekit.pruners import (
     IMP,
     OMP,
     SNIP,
+    STR,
     BiP,
     BiPOptions,
     CollapseWarning,
@@ -34,12 +35,14 @@ from sparsekit.pruners import (
     IMPOptions,
     Movement,
     OneShotMagnitude,
+    Powerprop,
     ProbMask,
     ProbMaskOptions,
     Pruner,
     RandomPruning,
     SpODE,
     SynFlow,
+    WoodFisher,
 )
 from sparsekit.pruners.spode_options import SpODEOptions
 from sparsekit.schedules import Linear
@@ -222,6 +225,14 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "probmask-init": ramped(
         ProbMask, steps=6, score_lr=0.2, rewind_state=INITIAL, options=ProbMaskOptions(samples=1, seed=4)
     ),
+    "woodfisher": ramped(WoodFisher, steps=6, every=2, fisher_batches=3, block=20),
+    "woodfisher-oneshot": ramped(WoodFisher, steps=3, ramp=0, fisher_batches=2, update="joint"),
+    "str": ramped(STR, steps=4, first=-3.0, rewind_state=INITIAL),
+    "str-tail": ramped(STR, steps=3, first=-40.0, scope="global", finetune_steps=2),
+    "str-climb": ramped(STR, steps=5, every=2, ramp=0.7, finetune_steps=2),
+    "powerprop": ramped(Powerprop, steps=4),
+    "powerprop-tail": ramped(Powerprop, steps=3, alpha=3.0, finetune_steps=2, rewind_state=INITIAL),
+    "powerprop-climb": ramped(Powerprop, steps=5, every=2, ramp=0.7, finetune_steps=2, alpha=1.5),
     "random": drawn(rewind_state=INITIAL),
     "random-global": drawn(projection=Projection(), seed=3),
     "snip": ramped(SNIP, steps=3, batches=2, rounds=2, rewind_state=INITIAL),
@@ -259,7 +270,9 @@ def planned(pruner: Any) -> int:
         )
     if isinstance(pruner, SpODE):
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
-    if isinstance(pruner, (GMP, DPF)):
+    if isinstance(pruner, (STR, Powerprop)) and (isinstance(pruner, STR) or pruner.ramp is None):
+        return kept_count(total, SPARSITY) if pruner.cost.steps >= pruner.ends[0] else total
+    if isinstance(pruner, (GMP, DPF, WoodFisher, Powerprop)):
         return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
     if isinstance(pruner, Hydra):
         return budgeted(pruner, SPARSITY)
@@ -435,7 +448,19 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp", "gmp", "random", "hydra", "movement", "probmask")
+        for n in (
+            "bip",
+            "spode",
+            "omp",
+            "gmp",
+            "random",
+            "hydra",
+            "movement",
+            "probmask",
+            "woodfisher",
+            "str",
+            "powerprop",
+        )
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
@@ -476,6 +501,20 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         MAKERS["probmask-init"],
     ),
     "rate of probmask": (ramped(ProbMask, steps=5, finetune_steps=2, score_lr=0.3), MAKERS["probmask"]),
+    "batches of woodfisher": (
+        ramped(WoodFisher, steps=6, every=2, fisher_batches=2, block=20),
+        MAKERS["woodfisher"],
+    ),
+    "update of woodfisher": (
+        ramped(WoodFisher, steps=3, ramp=0, fisher_batches=2, update="sum"),
+        MAKERS["woodfisher-oneshot"],
+    ),
+    "gmp into woodfisher": (ramped(GMP, steps=6, every=2, ramp=0.4), MAKERS["woodfisher"]),
+    "first of str": (ramped(STR, steps=4, first=-2.0, rewind_state=INITIAL), MAKERS["str"]),
+    "ramp of str": (ramped(STR, steps=5, every=2, finetune_steps=2), MAKERS["str-climb"]),
+    "tail of str": (ramped(STR, steps=3, first=-40.0, scope="global", finetune_steps=3), MAKERS["str-tail"]),
+    "alpha of powerprop": (ramped(Powerprop, steps=4, alpha=3.0), MAKERS["powerprop"]),
+    "ramp of powerprop": (ramped(Powerprop, steps=5, finetune_steps=2, alpha=1.5), MAKERS["powerprop-climb"]),
     "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
@@ -524,6 +563,7 @@ def test_errors_of_the_loader_come_through(make: Callable[..., Any]) -> None:
 SINGLE = ["bip", "bip-1pass", "spode", "imp-lr", "imp-init-dense", "imp-budget", "omp-dense", "oneshot", "gmp", "dpf"]
 SINGLE += ["hydra-raw"]
 MAKERS_OF_SINGLE = MAKERS | {"hydra-raw": hydra(start="raw", finetune_steps=2)}
+SINGLE += ["str-climb", "powerprop", "powerprop-climb"]
 
 
 def shrunken() -> nn.Sequential:
