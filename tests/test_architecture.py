@@ -19,13 +19,16 @@ FAMILIES = (
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
     ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "state_tree", "random_state"],
-    ["tensor_file"],
-    ["patterns"],
-    ["ops"],
+    ["examples", "channel_rules", "compact_report"],
+    ["tensor_file", "channel_trace"],
+    ["patterns", "channels"],
+    ["ops", "surgery"],
     ["mask"],
+    ["coupled"],
     ["unit_masks", "structure"],
     ["projection", "nn"],
-    ["gradients", "optim"],
+    ["gradients", "optim", "coupling"],
+    ["compact"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
     ["inspection", "model_card"],
@@ -61,15 +64,15 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # What `from sparsekit import *` gives: a name more or less is a decision, so it is made here too.
 # fmt: off
 PUBLIC = [
-    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "DPF", "ERK", "ExportReport", "Filter",
-    "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference",
-    "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks",
-    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
-    "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights",
-    "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
-    "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify",
-    "speed", "summary", "topk_mask",
+    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "CompactReport", "Constant", "CoupledFilters", "Cubic", "DPF",
+    "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear",
+    "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear",
+    "MaskedSGD", "Masks", "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning",
+    "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured",
+    "check_ranks", "compact", "compacted_filters", "coupled_filters", "dense_gradient", "dense_gradients", "dense_state_dict",
+    "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect",
+    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
+    "save_checkpoint", "set_masks", "silence_batchnorm_", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 
