@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.checkpoint import load_checkpoint, save_checkpoint
 from sparsekit.compact import compact
+from sparsekit.compact_file import load_compact, save_compact
 from sparsekit.compact_report import CompactReport
 from sparsekit.coupled import CoupledFilters
 from sparsekit.coupling import coupled_filters
@@ -67,8 +68,10 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "kept_count",
     "load",
     "load_checkpoint",
+    "load_compact",
     "save",
     "save_checkpoint",
+    "save_compact",
     "speed",
     "topk_mask",
 ]

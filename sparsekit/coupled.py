@@ -100,6 +100,14 @@ class CoupledFilters(Pattern):
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         return {n: Mask(ops.expand_units(ops.pack_mask(f), shapes[n], "filter"), shapes[n]) for n, f in filters.items()}
 
+    def kept_units(self, filters: Mapping[str, Tensor]) -> list[Tensor]:
+        """Bool per unit of each group: is any of its filters kept? filters: layer name -> bool per filter."""
+        found = []
+        for group in self.groups:
+            parts = [filters[layer][_rows(rows, filters[layer])].any(1) for layer, rows in group.members]
+            found.append(torch.stack(parts).any(0))
+        return found
+
     def of_filters(self, values: Sequence[Tensor], scores: Mapping[str, Tensor], fill: float) -> dict[str, Tensor]:
         """The values of units, one vector for each group, at their filters: a vector by layer; ``fill`` at the others."""
         like = values[0] if values else torch.empty(0, dtype=torch.bool)

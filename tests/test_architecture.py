@@ -31,7 +31,7 @@ FLOORS = [
     ["compact"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
-    ["inspection", "model_card"],
+    ["inspection", "model_card", "compact_file"],
     ["mask_diff", "export"],
     ["integrations"],  # for other people's trainers; imported by their users alone
     ["sparsekit"],  # the package's __init__: the public names
@@ -71,8 +71,9 @@ PUBLIC = [
     "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured",
     "check_ranks", "compact", "compacted_filters", "coupled_filters", "dense_gradient", "dense_gradients", "dense_state_dict",
     "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect",
-    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
-    "save_checkpoint", "set_masks", "silence_batchnorm_", "sparsify", "speed", "summary", "topk_mask",
+    "kept_count", "load", "load_checkpoint", "load_compact", "masked_layers", "masks", "prepared_weights",
+    "recalibrate_batchnorm", "save", "save_checkpoint", "save_compact", "set_masks", "silence_batchnorm_", "sparsify", "speed",
+    "summary", "topk_mask",
 ]
 # fmt: on
 
