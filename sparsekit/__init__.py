@@ -7,6 +7,11 @@ __version__ = "0.1.0"
 
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.checkpoint import load_checkpoint, save_checkpoint
+from sparsekit.compact import compact
+from sparsekit.compact_file import load_compact, save_compact
+from sparsekit.compact_report import CompactReport
+from sparsekit.coupled import CoupledFilters
+from sparsekit.coupling import coupled_filters
 from sparsekit.doctor import diagnose
 from sparsekit.export import ExportReport, export
 from sparsekit.gradients import dense_gradients, gradients_at
@@ -32,7 +37,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "NM",
     "Block",
     "Channel",
+    "CompactReport",
     "Constant",
+    "CoupledFilters",
     "Cubic",
     "ExportReport",
     "Filter",
@@ -50,6 +57,8 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "SpeedReport",
     "Uniform",
     "Unstructured",
+    "compact",
+    "coupled_filters",
     "dense_gradients",
     "diagnose",
     "diff",
@@ -59,8 +68,10 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "kept_count",
     "load",
     "load_checkpoint",
+    "load_compact",
     "save",
     "save_checkpoint",
+    "save_compact",
     "speed",
     "topk_mask",
 ]

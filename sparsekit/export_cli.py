@@ -24,9 +24,9 @@ Size = Annotated[int | None, typer.Option(help="If no recorded recipe says so, o
 
 def export(
     source: Annotated[Path, typer.Argument(help="A folder of prune or sk.save, or a .safetensors file.")],
-    out: Annotated[Path, typer.Argument(help="File to write; for hub the folder.")],
+    out: Annotated[Path, typer.Argument(help="File to write; for hub and compact the folder.")],
     to: Annotated[
-        str | None, typer.Option(help="safetensors, torch-export, onnx or hub; by default as OUT ends.")
+        str | None, typer.Option(help="safetensors, torch-export, onnx, hub or compact; by default as OUT ends.")
     ] = None,
     network: Annotated[
         str | None,
@@ -38,10 +38,13 @@ def export(
     input_shape: Annotated[
         str | None, typer.Option(help="Shape of one input without the batch, such as 3,224,224, if it is no image.")
     ] = None,
+    silence_batchnorm: Annotated[
+        bool, typer.Option(help="For compact: silence BatchNorm behind masked filters, which changes outputs.")
+    ] = False,
     root: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path(".data"),
     as_json: Json = False,
 ) -> None:
-    """Write a pruned checkpoint as dense safetensors, a torch.export program, ONNX or a hub folder, and check it."""
+    """Write a pruned checkpoint as dense safetensors, a torch.export program, ONNX, a hub folder or a smaller model."""
     with reported("nothing was written under the final name"):
         from sparsekit.benchmarks.runs import read_run, row_of
         from sparsekit.export import export as write
@@ -54,6 +57,11 @@ def export(
         sizes = {"classes": classes, "channels": channels, "image_size": image_size}
         settings = _settings(row, network, sizes, root)
         model = _model(run.checkpoint, settings)
+        if silence_batchnorm and to != "compact":
+            raise ValueError(f"--silence-batchnorm: expected --to compact with it, got {to or 'none'}")
+        if to == "compact":
+            _compacted(model, out, _example(settings, input_shape), silence_batchnorm, as_json)
+            return
         try:
             example = _example(settings, input_shape)
             report = write(model, out, to, example=example, config=settings, results=_results(row))
@@ -62,6 +70,23 @@ def export(
             ERR.print(f"failed: {lines[0] if lines else type(error).__name__}", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
     _show(report, as_json)
+
+
+def _compacted(model: nn.Module, out: Path, example: Tensor, silence: bool, as_json: bool) -> None:
+    from sparsekit.compact import compact
+    from sparsekit.compact_file import save_compact
+
+    small, report = compact(model, example, silence_batchnorm=silence)
+    save_compact(small, out)
+    if as_json:
+        print_json({"schema": 1, "kind": "export", "path": str(out), "format": "compact"} | report.to_dict())
+        return
+    OUT.print(report.table())
+    for name, (before, after) in (("parameters", report.parameters), ("FLOPs", report.flops)):
+        OUT.print(f"{name}: {before:,} -> {after:,} ({after / max(before, 1):.1%} stay)", highlight=False)
+    gap = f"largest difference {report.difference:.2g}"
+    OUT.print(f"checked: {gap}", highlight=False, soft_wrap=True)
+    OUT.print(f"wrote:   {out} (compact; sk.load_compact reads it)", highlight=False, soft_wrap=True)
 
 
 def _settings(

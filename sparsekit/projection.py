@@ -13,11 +13,12 @@ from torch import Tensor
 
 from sparsekit import ops
 from sparsekit.allocation import Allocation, Budget, Global, Uniform, as_allocation, kept_count
+from sparsekit.coupled import CoupledFilters
 from sparsekit.mask import Masks
 from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
 from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
-from sparsekit.unit_masks import check_scores, check_warm, is_ours, mask_of_units, nm_masks, ranked_values, unit_scores
+from sparsekit.unit_masks import check_scores, check_warm, is_ours, masks_of_units, nm_masks, ranked_values, unit_scores
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -62,6 +63,8 @@ class Projection:
             raise ValueError(f"Projection: allocation: expected {expected}, got {self.allocation!r}")
         if self.group is not None:
             agreement.check_group("Projection", self.group)
+            if isinstance(self.pattern, CoupledFilters):
+                raise ValueError(f"Projection: group: expected None for {self.pattern!r}, got a group")
             # The others depend on the layers of all processes, of which each knows its own.
             if type(self.allocation) not in (Global, Uniform) or self.allocation.min_keep:
                 expected = "global or uniform without min_keep for a group"
@@ -79,9 +82,14 @@ class Projection:
         return self._budget(shapes, sparsity)
 
     def _budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
-        return self.allocation(shapes, self._units(shapes), sparsity)
+        units = self._units(shapes)
+        if isinstance(self.pattern, CoupledFilters):
+            shapes = self.pattern.group_shapes(shapes)
+        return self.allocation(shapes, units, sparsity)
 
     def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        if isinstance(self.pattern, CoupledFilters):
+            return {name: shape[0] for name, shape in self.pattern.group_shapes(shapes).items()}
         return {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
 
     @torch.no_grad()
@@ -110,7 +118,7 @@ class Projection:
             return self._fixed(self.pattern, scores, key, group)
         values = list(scores.values())
         if not isinstance(self.pattern, Unstructured):
-            values = self._by_pattern(group, lambda: [unit_scores(self.pattern, s, key) for s in scores.values()])
+            values = self._by_pattern(group, lambda: unit_scores(self.pattern, scores, key))
             key = "value"
         floor = self.allocation.min_keep if isinstance(budget, int) else 0
         if floor:
@@ -166,6 +174,8 @@ class Projection:
         if torn and type(self.pattern) not in (Unstructured, Filter, NM):
             expected = "unstructured, filter or n:m for scores under Shard(0)"
             raise ValueError(f"Projection: pattern: expected {expected}, got {self.pattern!r}")
+        if spread and isinstance(self.pattern, CoupledFilters):
+            raise ValueError(f"Projection: scores: expected plain tensors for {self.pattern!r}, got DTensors")
         if isinstance(self.pattern, NM):
             for s in spread:
                 self.pattern.unit_shape(tuple(shards.part(s).shape))
@@ -175,7 +185,8 @@ class Projection:
     def warm_start(self, layers: int, device: torch.device) -> Tensor:
         """State for ``warm`` that knows nothing yet, for scores of so many layers on a device."""
         # Whether an allocation of someone else's making ranks all layers together shows only when it is called.
-        return ops.warm_start(1 if isinstance(self.allocation, Global) else max(layers, 1), device)
+        rows = len(self.pattern.groups) if isinstance(self.pattern, CoupledFilters) else layers
+        return ops.warm_start(1 if isinstance(self.allocation, Global) else max(rows, 1), device)
 
     def _select(
         self, values: list[Tensor], budget: Budget, key: Key, group: ProcessGroup | None, warm: Tensor | None
@@ -197,8 +208,7 @@ class Projection:
         return [part.masks[0] for part in parts], torch.stack([part.invalid for part in parts]).any()
 
     def _projected(self, scores: Mapping[str, Tensor], chosen: list[Tensor], invalid: Tensor) -> Projected:
-        layers = zip(scores.items(), chosen, strict=True)
-        return Projected(Masks({name: mask_of_units(self.pattern, kept, s) for (name, s), kept in layers}), invalid)
+        return Projected(Masks(masks_of_units(self.pattern, chosen, scores)), invalid)
 
     def _with_floor(
         self, scores: Mapping[str, Tensor], values: list[Tensor], kept: int, key: Key, floor: int

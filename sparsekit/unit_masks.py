@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsekit import ops
+from sparsekit.coupled import CoupledFilters
 from sparsekit.mask import Mask
 from sparsekit.nm import rank_values
 from sparsekit.ops import shards
@@ -26,11 +27,18 @@ def groups_of(pattern: Pattern) -> Groups | None:
 
 def is_ours(pattern: Pattern) -> bool:
     """Is it a pattern of this package? One of someone else's making may fail on some processes and not on others."""
-    return type(pattern) in (Unstructured, Filter, Channel, Block, NM)
+    return type(pattern) in (Unstructured, Filter, Channel, Block, NM, CoupledFilters)
 
 
-def unit_scores(pattern: Pattern, scores: Tensor, key: Key) -> Tensor:
-    """One score per unit, ``pattern.unit_shape``, to be ranked by value; spread as the scores are."""
+def unit_scores(pattern: Pattern, scores: Mapping[str, Tensor], key: Key) -> list[Tensor]:
+    """One score per unit, to be ranked by value: a tensor for each layer, or for each group of coupled ones."""
+    if isinstance(pattern, CoupledFilters):
+        return pattern.group_scores(scores, key)
+    return [_unit_scores(pattern, s, key) for s in scores.values()]
+
+
+def _unit_scores(pattern: Pattern, scores: Tensor, key: Key) -> Tensor:
+    """One score per unit, ``pattern.unit_shape``; spread as the scores are."""
     groups, p = groups_of(pattern), getattr(pattern, "p", 2.0)
 
     def of_part(part: Tensor) -> Tensor:
@@ -39,7 +47,14 @@ def unit_scores(pattern: Pattern, scores: Tensor, key: Key) -> Tensor:
     return shards.on_parts(of_part, scores, shape=pattern.unit_shape(scores.shape))
 
 
-def mask_of_units(pattern: Pattern, kept: Tensor, scores: Tensor) -> Mask:
+def masks_of_units(pattern: Pattern, kept: Sequence[Tensor], scores: Mapping[str, Tensor]) -> dict[str, Mask]:
+    """Masks of the layers from decisions on what ``unit_scores`` gave, in its order."""
+    if isinstance(pattern, CoupledFilters):
+        return pattern.masks(kept, scores)
+    return {name: _mask_of_units(pattern, units, s) for (name, s), units in zip(scores.items(), kept, strict=True)}
+
+
+def _mask_of_units(pattern: Pattern, kept: Tensor, scores: Tensor) -> Mask:
     """The mask of a weight whose units are kept as ``kept`` says.
 
     Args:

@@ -19,30 +19,20 @@ FAMILIES = (
 )  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
-    [
-        "_C",
-        "kernels",
-        "nm",
-        "allocation",
-        "schedules",
-        "criteria",
-        "probabilities",
-        "clocks",
-        "loggers",
-        "state_tree",
-        "random_state",
-    ],
-    ["fisher", "reparametrisations"],
-    ["tensor_file"],
-    ["patterns"],
-    ["ops"],
+    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "state_tree", "random_state"],
+    ["examples", "channel_rules", "compact_report", "fisher", "probabilities", "reparametrisations"],
+    ["tensor_file", "channel_trace"],
+    ["patterns", "channels"],
+    ["ops", "surgery"],
     ["mask"],
+    ["coupled"],
     ["unit_masks", "structure"],
     ["projection", "nn"],
-    ["gradients", "optim"],
+    ["gradients", "optim", "coupling"],
+    ["compact"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
-    ["inspection", "model_card"],
+    ["inspection", "model_card", "compact_file"],
     ["mask_diff", "export"],
     ["integrations"],  # for other people's trainers; imported by their users alone
     ["sparsekit"],  # the package's __init__: the public names
@@ -86,16 +76,17 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # What `from sparsekit import *` gives: a name more or less is a decision, so it is made here too.
 # fmt: off
 PUBLIC = [
-    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Criterion", "CriterionPruning", "Cubic", "DPF",
-    "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "GraSP", "Gradual", "Hydra", "IMP", "IMPOptions",
-    "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d",
-    "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "Movement", "NM", "OMP", "OneShotMagnitude", "PerLayer",
-    "Powerprop", "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning", "SNIP", "STR", "SpODE",
-    "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured", "WoodFisher", "cached_weights",
-    "captured", "check_ranks", "compacted_filters", "criterion", "dense_gradient", "dense_gradients", "dense_state_dict",
-    "diagnose", "diff", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect",
-    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save",
-    "save_checkpoint", "set_masks", "sparsify", "speed", "summary", "topk_mask",
+    "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "CompactReport", "Constant", "CoupledFilters", "Criterion",
+    "CriterionPruning", "Cubic", "DPF", "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "GraSP", "Gradual",
+    "Hydra", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d",
+    "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "Movement", "NM", "OMP",
+    "OneShotMagnitude", "PerLayer", "Powerprop", "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning",
+    "SNIP", "STR", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured",
+    "WoodFisher", "cached_weights", "captured", "check_ranks", "compact", "compacted_filters", "coupled_filters",
+    "criterion", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights", "export",
+    "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
+    "load_compact", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint",
+    "save_compact", "set_masks", "silence_batchnorm_", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 

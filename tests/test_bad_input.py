@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsekit as sk
+from sparsekit.coupled import FilterGroup
 
 NAN = math.nan
 BATCH = torch.ones(5, 4)
@@ -739,6 +740,86 @@ for what, error, text, arguments in (
 ):
     options = {"model": net(), "sparsity": 0.5, "steps": 2} | arguments
     case("Gradual", what, error, f"Gradual: {text}", partial(sk.Gradual, **options))
+COUPLED = sk.CoupledFilters((FilterGroup("0", (("0", ((0,), (1,))),)),), (("0", (6, 4)), ("2", (3, 6))))
+for thing, what, error, text, call in (
+    ("compact", "no module", T, "model: expected a torch.nn.Module, got int", partial(sk.compact, 3, BATCH)),
+    (
+        "compact",
+        "no tensor",
+        T,
+        "example_inputs: expected a tensor or a sequence of tensors, got str",
+        partial(sk.compact, net(), "x"),
+    ),
+    (
+        "compact",
+        "one entry",
+        V,
+        "example_inputs: expected inputs with 2 or more entries in dim 0, got shapes (1, 4)",
+        partial(sk.compact, net(), BATCH[:1]),
+    ),
+    (
+        "compact",
+        "a wrong shape",
+        V,
+        "example_inputs: expected inputs that the model takes, got shapes (5, 3)",
+        partial(sk.compact, net(), BATCH[:, :3]),
+    ),
+    (
+        "compact",
+        "no bool",
+        T,
+        "silence_batchnorm: expected a bool, got int",
+        partial(sk.compact, net(), BATCH, silence_batchnorm=1),
+    ),
+    (
+        "coupled_filters",
+        "no module",
+        T,
+        "model: expected a torch.nn.Module, got",
+        partial(sk.coupled_filters, 3, BATCH),
+    ),
+    (
+        "coupled_filters",
+        "no masks",
+        V,
+        "model: expected masked layers, got none",
+        partial(sk.coupled_filters, plain(), BATCH),
+    ),
+    (
+        "coupled_filters",
+        "no tensors",
+        V,
+        "example_inputs: expected inputs with 1",
+        partial(sk.coupled_filters, net(), ()),
+    ),
+    (
+        "CoupledFilters",
+        "other layers",
+        V,
+        "scores: expected the layers of the",
+        partial(sk.Projection(COUPLED), WEIGHT, 0.5),
+    ),
+    (
+        "silence_batchnorm_",
+        "no module",
+        T,
+        "model: expected a torch.nn.Module",
+        partial(sk.silence_batchnorm_, 3, BATCH),
+    ),
+    ("silence_batchnorm_", "no tensor", T, "example_inputs: expected a", partial(sk.silence_batchnorm_, NORMED, None)),
+    ("save_compact", "no module", T, "model: expected a torch.nn.Module, got int", partial(sk.save_compact, 3, "x")),
+    (
+        "save_compact",
+        "masked",
+        V,
+        "model: expected plain layers, got masked ones",
+        partial(sk.save_compact, net(), "x"),
+    ),
+    ("save_compact", "no path", T, "path: expected a str or Path, got int", partial(sk.save_compact, plain(), 3)),
+    ("load_compact", "no module", T, "model: expected a torch.nn.Module, got int", partial(sk.load_compact, 3, "x")),
+    ("load_compact", "no file", V, "path: expected a directory with", partial(sk.load_compact, plain, "nowhere")),
+):
+    case(thing, what, error, f"{thing}: {text}", call)
 case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PROBLEM).read)
 
 # These take any Module, or nothing at all.
@@ -752,6 +833,7 @@ NOT_CALLED = {
     "Inspection",
     "MaskDifference",
     "ExportReport",
+    "CompactReport",
 }
 
 

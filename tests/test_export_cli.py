@@ -131,3 +131,26 @@ def test_a_failed_check_gives_exit_code_1(folder: Path, tmp_path: Path, monkeypa
     result = run(folder, tmp_path / "a.pt2", "--network", "mlp", *SIZES)
     assert result.exit_code == 1 and result.stdout == "" and result.stderr.startswith("failed: export: torch-export:")
     assert not (tmp_path / "a.pt2").exists()
+
+
+def test_compact(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    model = build_network("convnet", classes=10, channels=1, image_size=8, seed=3)
+    x = torch.randn(2, 1, 8, 8)
+    sk.sparsify(model)
+    weights = {name: layer.weight.detach() for name, layer in sk.masked_layers(model).items()}
+    sk.set_masks(model, sk.Projection(sk.coupled_filters(model, x), "uniform")(weights, 0.5).masks)
+    folder, out = sk.save(model, tmp_path / "run"), tmp_path / "small"
+    arguments = [folder, out, "--to", "compact", "--network", "convnet", *SIZES]
+    result = run(*arguments, "--silence-batchnorm")
+    assert result.exit_code == 0 and "parameters: " in result.stdout and "sk.load_compact" in result.stdout, (
+        result.output
+    )
+    full = build_network("convnet", classes=10, channels=1, image_size=8, seed=0)
+    small = sk.load_compact(full, out).eval()
+    sk.silence_batchnorm_(model, x)
+    torch.testing.assert_close(small(x), model.eval()(x), rtol=1e-5, atol=1e-5)
+    report = json.loads(run(*arguments, "--silence-batchnorm", "--json").stdout)
+    assert report["format"] == "compact" and report["layers"][0]["outputs"]["removed"] == 16
+    refused = run(folder, tmp_path / "a.safetensors", "--silence-batchnorm", "--network", "convnet", *SIZES)
+    assert refused.exit_code == 2 and "--silence-batchnorm: expected --to compact" in refused.output

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python on the pages about many processes and about trainers runs as it stands."""
+"""The Python on the pages about many processes, about trainers and about surgery runs as it stands."""
 
 from __future__ import annotations
 
@@ -44,5 +44,19 @@ def test_transformers(tmp_path: Path) -> None:
     assert sk.masks(model).sparsity == pytest.approx(0.9, abs=1e-3)
 
 
+def test_compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_pruning")
+    monkeypatch.chdir(tmp_path)
+    data = [(torch.randn(8, 3, 16, 16), torch.arange(8) % 10) for _ in range(2)]
+    found: dict[str, object] = {"loader": data}
+    for block in python("compact.md"):
+        found = run_snippet(block, found)
+    report, small, again, x = (found[name] for name in ("report", "small", "again", "x"))
+    assert isinstance(report, sk.CompactReport) and report.parameters[1] < 0.3 * report.parameters[0]
+    assert all(layer.outputs.asked == layer.outputs.removed for layer in report.layers)
+    assert torch.equal(small.eval()(x), again.eval()(x))  # pyright: ignore
+
+
 def test_every_block_is_run() -> None:
-    assert [len(python(page)) for page in ("distributed.md", "integrations.md", "peers.md")] == [2, 2, 0]
+    pages = ("distributed.md", "integrations.md", "peers.md", "compact.md")
+    assert [len(python(page)) for page in pages] == [2, 2, 0, 2]

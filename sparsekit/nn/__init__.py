@@ -22,6 +22,7 @@ from sparsekit.nn.linear import MaskedLinear
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.nn.prepared import prepared_weights
 from sparsekit.nn.ranks import check_ranks
+from sparsekit.nn.silence import silence_batchnorm_
 from sparsekit.nn.summary import summary
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "prepared_weights",
     "recalibrate_batchnorm",
     "set_masks",
+    "silence_batchnorm_",
     "sparsify",
     "summary",
 ]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sparsekit import criteria, ops
+from sparsekit.coupled import CoupledFilters
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
 from sparsekit.patterns import NM, Key, Pattern, Unstructured
@@ -37,10 +38,21 @@ def scores_of_masks(layers: Mapping[str, MaskedLayer], pattern: Pattern, key: Ke
     Args:
         together: are all layers ranked together, or each on its own?
     """
-    names = list(layers)
     theta = {name: shards.gathered(layer.weight.detach()) for name, layer in layers.items()}
     kept = {name: layer.mask.dense() for name, layer in layers.items()}
-    eps = max(torch.finfo(w.dtype).eps for w in theta.values())
+    if isinstance(pattern, CoupledFilters):
+        scores = _coupled_scores(theta, kept, pattern, key, together)
+    else:
+        scores = _layer_scores(theta, kept, pattern, key, together)
+    if key == "value":
+        scores = {name: s.abs() for name, s in scores.items()}
+    return {name: shards.spread_as(scores[name], layer.weight) for name, layer in layers.items()}
+
+
+def _layer_scores(
+    theta: Mapping[str, Tensor], kept: Mapping[str, Tensor], pattern: Pattern, key: Key, together: bool
+) -> dict[str, Tensor]:
+    names, eps = list(theta), _eps(theta)
     single, scores = isinstance(pattern, (Unstructured, NM)), {}
     for group in [names] if together else [[name] for name in names]:
         if single:
@@ -53,9 +65,24 @@ def scores_of_masks(layers: Mapping[str, MaskedLayer], pattern: Pattern, key: Ke
             whole = [pattern.reduce_sum(kept[n]) > 0 for n in group]
             for n, was, size in zip(group, units, _parted(units, whole, 16 * eps, 16 * eps), strict=True):
                 scores[n] = _scaled(theta[n], *(pattern.expand(u, theta[n].shape) for u in (was, size)))
-    if key == "value":
-        scores = {name: s.abs() for name, s in scores.items()}
-    return {name: shards.spread_as(scores[name], layer.weight) for name, layer in layers.items()}
+    return scores
+
+
+def _coupled_scores(
+    theta: Mapping[str, Tensor], kept: Mapping[str, Tensor], pattern: CoupledFilters, key: Key, together: bool
+) -> dict[str, Tensor]:
+    eps = _eps(theta)
+    units = pattern.group_scores({n: w.abs() for n, w in theta.items()}, key)
+    whole = pattern.kept_units({n: k.flatten(1).any(1) for n, k in kept.items()})
+    pairs = [(units, whole)] if together else [([u], [k]) for u, k in zip(units, whole, strict=True)]
+    sizes = [size for was, which in pairs for size in _parted(was, which, 16 * eps, 16 * eps)]
+    was, size = (pattern.of_filters(values, theta, 1.0) for values in (units, sizes))
+    shapes = {n: (-1, *[1] * (w.ndim - 1)) for n, w in theta.items()}
+    return {n: _scaled(w, was[n].reshape(shapes[n]), size[n].reshape(shapes[n])) for n, w in theta.items()}
+
+
+def _eps(theta: Mapping[str, Tensor]) -> float:
+    return max(torch.finfo(w.dtype).eps for w in theta.values())
 
 
 def _parted(sizes: Sequence[Tensor], kept: Sequence[Tensor], above: float, below: float) -> list[Tensor]:
