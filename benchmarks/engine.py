@@ -168,13 +168,17 @@ class Workbench:
         if seed not in self._dense:
             network = self.network(seed)
             init = {name: value.clone() for name, value in network.state_dict().items()}
-            name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
-            file = self.out / "dense" / f"{name}.safetensors"
+            file = self.out / "dense" / self.dense_name(seed)
             # Several processes need the same one: the first trains it, the others wait.
-            with self.claims.waited_for(name, self.stop.look) if self.claims else nullcontext():
+            with self.claims.waited_for(file.stem, self.stop.look) if self.claims else nullcontext():
                 state, row = read_dense(file, network) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
+
+    def dense_name(self, seed: int) -> str:
+        """File of the dense network of a seed in the folder ``dense`` of a workbench."""
+        name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
+        return f"{name}.safetensors"
 
     def adopt(self, seed: int, file: Path) -> None:
         """Take a safetensors state_dict as the dense network of ``seed``; it then costs nothing, and "init" is a fresh network.

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from sparsekit.allocation import ERK, Global, PerLayer, Uniform, kept_count
 from sparsekit.checkpoint import load_checkpoint, save_checkpoint
 from sparsekit.doctor import diagnose
+from sparsekit.effective import effective_masks
 from sparsekit.export import ExportReport, export
 from sparsekit.gradients import dense_gradients, gradients_at
 from sparsekit.inspection import Inspection, inspect
@@ -15,6 +16,7 @@ from sparsekit.io import load, save
 from sparsekit.layer_speed import SpeedReport, speed
 from sparsekit.mask import Mask, Masks
 from sparsekit.mask_diff import MaskDifference, diff
+from sparsekit.mask_variants import inverted_choice, random_like, shuffled
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
 from sparsekit.ops import topk_mask
@@ -53,14 +55,18 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "dense_gradients",
     "diagnose",
     "diff",
+    "effective_masks",
     "export",
     "gradients_at",
     "inspect",
+    "inverted_choice",
     "kept_count",
     "load",
     "load_checkpoint",
+    "random_like",
     "save",
     "save_checkpoint",
+    "shuffled",
     "speed",
     "topk_mask",
 ]

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from sparsekit.ablate_cli import ablate
 from sparsekit.bench_cli import bench_app
 from sparsekit.compare_cli import compare
 from sparsekit.config_cli import configurable
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pruning for PyTorch: compare methods, prune a network, look into the result and export it.",
 )
-for command in (doctor, compare, speedup, configurable(prune), resume, inspect, diff, export, speed):
+for command in (doctor, compare, speedup, configurable(prune), resume, inspect, diff, ablate, export, speed):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 

@@ -14,18 +14,31 @@ import sparsekit as sk
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = (
-    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli", "speedup_cli",
+    "ablate_cli", "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "speed_cli",
+    "speedup_cli",
 )  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
-    ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "state_tree", "random_state"],
+    [
+        "_C",
+        "kernels",
+        "nm",
+        "allocation",
+        "schedules",
+        "criteria",
+        "clocks",
+        "loggers",
+        "state_tree",
+        "random_state",
+        "reach_mode",
+    ],
     ["tensor_file"],
     ["patterns"],
     ["ops"],
     ["mask"],
-    ["unit_masks", "structure"],
+    ["unit_masks", "structure", "mask_variants"],
     ["projection", "nn"],
-    ["gradients", "optim"],
+    ["gradients", "optim", "effective"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
     ["inspection", "model_card"],
@@ -37,6 +50,7 @@ FLOORS = [
     ["recipe_cli"],  # options of the commands that run recipes
     ["config_cli"],  # options from files
     [
+        "ablate_cli",
         "bench_cli",
         "compare_cli",
         "diff_cli",
@@ -64,12 +78,13 @@ PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "DPF", "ERK", "ExportReport", "Filter",
     "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference",
     "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks",
-    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
-    "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights",
-    "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
-    "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify",
-    "speed", "summary", "topk_mask",
+    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE",
+    "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
+    "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_masks",
+    "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "inverted_choice",
+    "kept_count", "load", "load_checkpoint", "masked_layers", "masks", "prepared_weights", "random_like",
+    "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "shuffled", "sparsify", "speed", "summary",
+    "topk_mask",
 ]
 # fmt: on
 
@@ -161,7 +176,7 @@ def test_nobody_imports_the_roof() -> None:
     allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, "config_cli")}
     allowed |= {("cli", "sparsekit/__main__.py"), ("recipe_cli", "sparsekit/config_cli.py")}
     allowed |= {("recipe_cli", "sparsekit/export_cli.py"), ("cli", "sparsekit/cli_docs.py")} | {
-        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("compare", "prune", "speedup")
+        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("ablate", "compare", "prune", "speedup")
     }
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 
