@@ -41,6 +41,7 @@ FLOORS = [
     ["gradients", "optim", "effective"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
+    ["stored_masks"],
     ["inspection", "model_card"],
     ["mask_diff", "export"],
     ["integrations"],  # for other people's trainers; imported by their users alone
