@@ -205,8 +205,7 @@ class Workbench:
 
     def dense_file(self, seed: int) -> Path:
         """Where the dense network of ``seed`` is kept."""
-        name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
-        return self.out / "dense" / f"{name}.safetensors"
+        return self.out / "dense" / self.dense_name(seed)
 
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
@@ -219,6 +218,11 @@ class Workbench:
                 state, row = read_dense(file, network) if file.exists() else self._train_dense(seed, file, on_step)
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
+
+    def dense_name(self, seed: int) -> str:
+        """File of the dense network of a seed in the folder ``dense`` of a workbench."""
+        name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
+        return f"{name}.safetensors"
 
     def adopt(self, seed: int, file: Path) -> None:
         """Take a safetensors state_dict as the dense network of ``seed``; it then costs nothing, and "init" is a fresh network.

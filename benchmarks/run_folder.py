@@ -43,15 +43,15 @@ class RunFile:
         replace_file(folder / FILE, lambda target: Path(target).write_text(text))
 
     @staticmethod
-    def read(folder: Path) -> RunFile:
+    def read(folder: Path, where: str = "resume") -> RunFile:
         """What is in the folder. Raises ValueError, which names the file, if it is not what ``write`` wrote."""
         file = folder / FILE
         if not file.is_file():
-            raise ValueError(f"resume: folder: expected the folder of a run, with {FILE}, got {str(folder)!r}")
+            raise ValueError(f"{where}: folder: expected the folder of a run, with {FILE}, got {str(folder)!r}")
         try:
             return _parsed(parse_json(file.read_text()))
         except (ValueError, TypeError, OSError) as error:
-            raise ValueError(f"resume: folder: {error} (in {str(file)!r})") from error
+            raise ValueError(f"{where}: folder: {error} (in {str(file)!r})") from error
 
 
 def _parsed(values: Any) -> RunFile:

@@ -13,6 +13,7 @@ from sparsekit.compact_report import CompactReport
 from sparsekit.coupled import CoupledFilters
 from sparsekit.coupling import coupled_filters
 from sparsekit.doctor import diagnose
+from sparsekit.effective import effective_masks
 from sparsekit.export import ExportReport, export
 from sparsekit.gradients import dense_gradients, gradients_at
 from sparsekit.inspection import Inspection, inspect
@@ -20,6 +21,7 @@ from sparsekit.io import load, save
 from sparsekit.layer_speed import SpeedReport, speed
 from sparsekit.mask import Mask, Masks
 from sparsekit.mask_diff import MaskDifference, diff
+from sparsekit.mask_variants import inverted_choice, random_like, shuffled
 from sparsekit.nn import *  # noqa: F403
 from sparsekit.nn import __all__ as _layers
 from sparsekit.ops import topk_mask
@@ -62,16 +64,20 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "dense_gradients",
     "diagnose",
     "diff",
+    "effective_masks",
     "export",
     "gradients_at",
     "inspect",
+    "inverted_choice",
     "kept_count",
     "load",
     "load_checkpoint",
     "load_compact",
+    "random_like",
     "save",
     "save_checkpoint",
     "save_compact",
+    "shuffled",
     "speed",
     "topk_mask",
 ]

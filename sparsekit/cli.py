@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from sparsekit.ablate_cli import ablate
 from sparsekit.bench_cli import bench_app
 from sparsekit.compare_cli import compare
 from sparsekit.config_cli import configurable
@@ -34,6 +35,7 @@ for command in (
     resume,
     inspect,
     diff,
+    ablate,
     export,
     speed,
 ):

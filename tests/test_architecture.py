@@ -14,24 +14,25 @@ import sparsekit as sk
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = (
-    "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "recipes_cli", "speed_cli",
-    "speedup_cli",
+    "ablate_cli", "bench_cli", "compare_cli", "diff_cli", "doctor_cli", "export_cli", "inspect_cli", "prune_cli", "recipes_cli",
+    "speed_cli", "speedup_cli",
 )  # fmt: skip
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
     ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "state_tree", "random_state"],
-    ["examples", "channel_rules", "compact_report", "fisher", "probabilities", "reparametrisations"],
+    ["examples", "channel_rules", "compact_report", "fisher", "probabilities", "reparametrisations", "reach_mode"],
     ["tensor_file", "channel_trace"],
     ["patterns", "channels"],
     ["ops", "surgery"],
     ["mask"],
     ["coupled"],
-    ["unit_masks", "structure"],
+    ["unit_masks", "structure", "mask_variants"],
     ["projection", "nn"],
-    ["gradients", "optim", "coupling"],
+    ["gradients", "optim", "coupling", "effective"],
     ["compact"],
     ["pruners"],
     ["io", "checkpoint", "distributed", "doctor", "layer_speed"],
+    ["stored_masks"],
     ["inspection", "model_card", "compact_file"],
     ["mask_diff", "export"],
     ["integrations"],  # for other people's trainers; imported by their users alone
@@ -41,6 +42,7 @@ FLOORS = [
     ["recipe_cli"],  # options of the commands that run recipes
     ["config_cli"],  # options from files
     [
+        "ablate_cli",
         "bench_cli",
         "compare_cli",
         "diff_cli",
@@ -83,10 +85,11 @@ PUBLIC = [
     "OneShotMagnitude", "PerLayer", "Powerprop", "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning",
     "SNIP", "STR", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured",
     "WoodFisher", "cached_weights", "captured", "check_ranks", "compact", "compacted_filters", "coupled_filters",
-    "criterion", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights", "export",
-    "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
-    "load_compact", "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint",
-    "save_compact", "set_masks", "silence_batchnorm_", "sparsify", "speed", "summary", "topk_mask",
+    "criterion", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_masks",
+    "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "inverted_choice",
+    "kept_count", "load", "load_checkpoint", "load_compact", "masked_layers", "masks", "prepared_weights", "random_like",
+    "recalibrate_batchnorm", "save", "save_checkpoint", "save_compact", "set_masks", "shuffled", "silence_batchnorm_",
+    "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 
@@ -178,7 +181,7 @@ def test_nobody_imports_the_roof() -> None:
     allowed = {(unit, "sparsekit/cli.py") for unit in (*FAMILIES, "config_cli")}
     allowed |= {("cli", "sparsekit/__main__.py"), ("recipe_cli", "sparsekit/config_cli.py")}
     allowed |= {("recipe_cli", "sparsekit/export_cli.py"), ("cli", "sparsekit/cli_docs.py")} | {
-        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("compare", "prune", "speedup")
+        (unit, f"sparsekit/{name}_cli.py") for unit in SHARED for name in ("ablate", "compare", "prune", "speedup")
     }
     assert importers <= allowed | {("console", path) for path in COMMANDS}
 

@@ -820,6 +820,33 @@ for thing, what, error, text, call in (
     ("load_compact", "no file", V, "path: expected a directory with", partial(sk.load_compact, plain, "nowhere")),
 ):
     case(thing, what, error, f"{thing}: {text}", call)
+for what, error, text, args in (
+    ("no masks", T, "masks: expected masks by layer name, got int", (3, 0)),
+    ("no Mask", T, "masks: expected masks by layer name, got dict", ({"0": 1}, 0)),
+    ("a negative seed", V, "seed: expected an int in [0, 2**32), got -1", ({"0": MASK}, -1)),
+    ("a seed of 33 bits", V, "seed: expected an int in [0, 2**32), got 4294967296", ({"0": MASK}, 2**32)),
+    ("a fraction for a seed", T, "seed: expected an int in [0, 2**32), got 0.5", ({"0": MASK}, 0.5)),
+):
+    case("shuffled", what, error, f"shuffled: {text}", sk.shuffled, *args)
+    case("random_like", what, error, f"random_like: {text}", sk.random_like, *args)
+for thing, what, error, text, args in (
+    (
+        "shuffled",
+        "units",
+        V,
+        "units: expected one of unstructured, filter, channel, got 'row'",
+        ({"0": MASK}, 0, "row"),
+    ),
+    ("random_like", "global", V, "allocation: expected numbers for layers, got 'global'", ({"0": MASK}, 0, "global")),
+    ("random_like", "nothing kept", V, "masks: expected at least one kept weight", ({"0": ~MASK}, 0, "erk")),
+    ("inverted_choice", "no masks", T, "masks: expected masks by layer name, got int", (3, {})),
+    ("inverted_choice", "no weight", V, "weights['0']: expected finite values of (6, 4), got none", ({"0": MASK}, {})),
+    ("inverted_choice", "NaN", V, "weights['0']: expected finite", ({"0": MASK}, {"0": torch.full((6, 4), NAN)})),
+    ("effective_masks", "no module", T, "model: expected a torch.nn.Module, got int", (3, BATCH)),
+    ("effective_masks", "no masks", V, "model: expected masked layers, got none; call sparsify", (plain(), BATCH)),
+    ("effective_masks", "no inputs", T, "example_inputs: expected a tensor, or several in a list", (net(), 3)),
+):
+    case(thing, what, error, f"{thing}: {text}", getattr(sk, thing), *args)
 case("Metrics", "a NaN on the device", V, next(iter(PROBLEM)), sk.Metrics({}, PROBLEM).read)
 
 # These take any Module, or nothing at all.

@@ -8,22 +8,16 @@ from typing import Any
 
 import torch
 
+from sparsekit import mask_variants
 from sparsekit.benchmarks.builders import Start
 from sparsekit.benchmarks.families.bilevel import bip
 from sparsekit.benchmarks.method import Method, phase_epochs, phase_steps
-from sparsekit.mask import Mask
 from sparsekit.nn import masks, set_masks
 
 
-@torch.no_grad()
 def shuffled(start: Start, seed: int) -> None:
     """Draw every layer's mask anew with as many ones: what a method chose beyond the densities of layers is gone."""
-    generator = torch.Generator().manual_seed(seed)
-    new = {}
-    for name, mask in masks(start.model).items():
-        bits = mask.dense().cpu().flatten()
-        new[name] = Mask.from_dense(bits[torch.randperm(len(bits), generator=generator)].reshape(mask.shape))
-    set_masks(start.model, new)
+    set_masks(start.model, mask_variants.shuffled(masks(start.model), seed))
 
 
 @torch.no_grad()
