@@ -2,6 +2,7 @@
 # make demo   virtual environment, install, compare BiP and SpODE with IMP on embedded data, report
 # make test   virtual environment, install, all tests
 # make lint   ruff and basedpyright
+# make docs   the pages as HTML: docs/_build/html
 # make gpu    GPU tests and benchmark rows with the Python that is there, no network; continues where it stopped
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 # What the compiled module and the list of dependencies are made of: anything newer means a new install.
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint docs gpu clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-bench
@@ -30,12 +31,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+	@echo "Pages: $(abspath docs/_build/html)/index.html"
+
 gpu:
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(PYTHON) -m sparsekit.benchmarks.gpu --budget $(BUDGET)
 
 clean:
-	rm -rf build dist *.egg-info sparsekit/_C.*.so $(VENV)
+	rm -rf build dist docs/_build *.egg-info sparsekit/_C.*.so $(VENV)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

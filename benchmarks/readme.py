@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the tables of README.md, docs/kernels.md and docs/results.md from the rows under benchmarks/results: no row, no claim.
+"""Fills the tables of README.md and of docs from the rows under benchmarks/results: no row, no claim.
 
-A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is a key of TABLES.
+A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``; NAME is a key of TABLES, or on the page of a method
+``paper-METHOD`` for what the papers print and ``ours-METHOD`` for what the rows say.
 ``python -m sparsekit.benchmarks.readme`` rewrites the files, ``--check`` only tells whether it would change.
 """
 
@@ -16,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparsekit.benchmarks.methods import METHODS
+from sparsekit.benchmarks.reporting.cards import our_table, paper_table
 from sparsekit.benchmarks.reporting.findings import CHECKPOINT, PRETRAINING
 from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
 from sparsekit.benchmarks.reporting.markdown import EMPTY, markdown
@@ -41,7 +44,8 @@ from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-DOCUMENTS = (README, *(README.parent / "docs" / name for name in ("kernels.md", "results.md")))
+DOCS = README.parent / "docs"
+DOCUMENTS = (README, DOCS / "kernels.md", DOCS / "results.md", *sorted((DOCS / "methods").glob("*.md")))
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
@@ -145,12 +149,18 @@ def fill(text: str, rows: Sequence[Row]) -> str:
         raise ValueError(f"fill: text: expected every table marker closed, got {opened} opened and {closed} closed")
 
     def table(match: re.Match[str]) -> str:
-        name = match[2]
-        if name not in TABLES:
-            raise ValueError(f"fill: text: expected a table among {', '.join(TABLES)}, got {name!r}")
-        return f"{match[1]}\n{TABLES[name](rows)}\n{match[4]}"
+        return f"{match[1]}\n{_made(match[2], rows)}\n{match[4]}"
 
     return MARKER.sub(table, text)
+
+
+def _made(name: str, rows: Sequence[Row]) -> str:
+    kind, _, method = name.partition("-")
+    if kind in ("paper", "ours") and method in METHODS:
+        return paper_table(method) if kind == "paper" else our_table(rows, method)
+    if name not in TABLES:
+        raise ValueError(f"fill: text: expected a table among {', '.join(TABLES)}, or ours-METHOD, got {name!r}")
+    return TABLES[name](rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
