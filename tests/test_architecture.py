@@ -62,10 +62,10 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 # fmt: off
 PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "Constant", "Cubic", "DPF", "ERK", "ExportReport", "Filter",
-    "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference",
+    "GMP", "Geometric", "Global", "Gradual", "IMP", "IMPOptions", "Inspection", "Iterative", "Linear", "Mask", "MaskDifference",
     "MaskedAdamW", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks",
-    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "SpODE", "SpODEOptions",
-    "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
+    "Metrics", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Projection", "Pruner", "RandomPruning", "RigL", "SET", "SpODE",
+    "SpODEOptions", "SparsifyReport", "SpeedReport", "Uniform", "Unstructured", "cached_weights", "captured", "check_ranks",
     "compacted_filters", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_weights",
     "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "kept_count", "load", "load_checkpoint",
     "masked_layers", "masks", "prepared_weights", "recalibrate_batchnorm", "save", "save_checkpoint", "set_masks", "sparsify",

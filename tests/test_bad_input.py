@@ -69,8 +69,22 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.OneShotMagnitude: {"optimizer": sgd, "steps": 2},
         sk.GMP: {"optimizer": sgd, "steps": 2},
         sk.DPF: {"optimizer": sgd, "steps": 2},
+        sk.RigL: {
+            "optimizer": sgd,
+            "steps": 2,
+            "projection": changes.get("projection") or sk.Projection(allocation="erk"),
+        },
+        sk.SET: {
+            "optimizer": sgd,
+            "steps": 2,
+            "projection": changes.get("projection") or sk.Projection(allocation="erk"),
+        },
+        sk.Iterative: {"optimizer": sgd, "steps_per_round": 2, "rounds": 2},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
+    if kind is sk.Iterative and "pruner" not in changes:  # it has no projection of its own
+        projection = changes.pop("projection", None)
+        changes["pruner"] = lambda m, s: sk.OneShotMagnitude(m, objective, s, projection=projection)
     return kind(model, objective, sparsity, **(needed[kind] | changes))
 
 
@@ -138,7 +152,19 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 
 
 # Pruners
-for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+for kind in (
+    sk.BiP,
+    sk.SpODE,
+    sk.IMP,
+    sk.OMP,
+    sk.OneShotMagnitude,
+    sk.GMP,
+    sk.DPF,
+    sk.RigL,
+    sk.SET,
+    sk.Iterative,
+    sk.RandomPruning,
+):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
         case(n, f"sparsity {value}", V, f"{n}: sparsity: {RANGE} {value!r}", make, kind, sparsity=value)
@@ -165,7 +191,7 @@ for kind in (sk.BiP, sk.SpODE, sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.D
     text = "PerLayer: sparsities: expected names or globs of layers, got 'fc9'"
     case(n, "an unknown layer", V, text, fit, kind, [BATCH], projection=sk.Projection(allocation={"fc9": 0.5}))
 
-for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning):
+for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RigL, sk.SET, sk.Iterative, sk.RandomPruning):
     n = kind.__name__
     text = f"{n}: optimizer: expected a callable (parameters) -> optimizer, got 0.1"
     case(n, "no optimizer factory", T, text, make, kind, optimizer=0.1)
@@ -176,7 +202,7 @@ for kind in (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruni
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, sk.RigL, sk.SET):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -244,6 +270,39 @@ for thing, arguments, error, text in (
     ("GMP", {"projection": sk.Projection("2:4")}, V, "schedule: expected 'constant' for 2:4, got Cubic"),
     ("DPF", {"ramp": 1.5}, V, "ramp: expected a number in (0, 1], got 1.5"),
     ("DPF", {"every": 1.0}, T, "every: expected an int >= 1, got 1.0"),
+    ("RigL", {"every": 1}, V, "every: expected an int >= 2, got 1"),
+    (
+        "RigL",
+        {"projection": sk.Projection()},
+        V,
+        "projection: expected an allocation per layer, such as erk, got Global(",
+    ),
+    ("SET", {"alpha": 0}, V, "alpha: expected a number in (0, 1], got 0"),
+    ("SET", {"decay": "x"}, V, "decay: expected one of cosine, constant, got 'x'"),
+    ("Iterative", {"pruner": 3}, T, "pruner: expected a callable (model, sparsity) -> pruner, got 3"),
+    ("Iterative", {"rounds": 0}, V, "rounds: expected an int >= 1, got 0"),
+    ("Iterative", {"steps_per_round": 0}, V, "steps_per_round: expected an int >= 1, got 0"),
+    ("Iterative", {"final_steps": -1}, V, "final_steps: expected an int >= 0, got -1"),
+    ("Iterative", {"final_optimizer": 3}, T, "final_optimizer: expected a callable (parameters) -> optimizer, got 3"),
+    ("Iterative", {"final_curve": "zig"}, V, "final_curve: expected a callable or one of constant, cosine, linear"),
+    (
+        "Iterative",
+        {"pruner": lambda m, s: m},
+        T,
+        "pruner: expected a callable (model, sparsity) -> pruner, got one of ",
+    ),
+    (
+        "Iterative",
+        {"pruner": lambda m, s: sk.OneShotMagnitude(m, loss, 0.25)},
+        V,
+        "pruner: expected a pruner of the model given to the sparsity 0.2928932188134524, got one to 0.25",
+    ),
+    (
+        "OneShotMagnitude",
+        {"steps": 0, "model": emptied("0")},
+        V,
+        "model: expected masks that keep at least 21 units of",
+    ),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),

@@ -20,6 +20,8 @@ LABELS = {
     "dpf": "DPF",
     "spode-bip": "SpODE, then BiP",
     "random-erk": "Random (ERK)",
+    "rigl": "RigL",
+    "set": "SET",
     "oneshot": "One-shot magnitude",
     "snip": "SNIP",
     "grasp": "GraSP",

@@ -238,8 +238,8 @@ def captured(pruner: BasePruner) -> Captured:
     kernels.
 
     Args:
-        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF or RandomPruning on a CUDA device; the learning rate of
-            its optimizers is a tensor there and their steps are fused or capturable.
+        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF, RigL, SET or RandomPruning on a CUDA device; the learning
+            rate of its optimizers is a tensor there and their steps are fused or capturable.
 
     Raises:
         ValueError, TypeError: another pruner, device or optimizer.

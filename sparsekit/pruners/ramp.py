@@ -98,7 +98,7 @@ class RampPruner(RoundPruner):
         phase = Phase(steps, as_curve(ramp.name, "curve", curve))
         super().__init__(model, loss, sparsity, projection, (phase,), optimizer)
 
-    def _begin(self, index: int) -> dict[str, Tensor]:
+    def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         target = self.ramp.target(self._step)
         if target is None:
             return {}

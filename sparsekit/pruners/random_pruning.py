@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsekit.allocation import ERK, Global
 from sparsekit.gradients import Loss
+from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
 from sparsekit.patterns import NM, Key, Unstructured
 from sparsekit.projection import Projection
@@ -72,14 +73,19 @@ class RandomPruning(RoundPruner):
 
     def _scores(self) -> tuple[dict[str, Tensor], Key]:
         self.ranks.alike("arguments", lambda: None, seed=self.seed)
-        generator, scores = torch.Generator().manual_seed(self.seed), {}
-        for name, layer in self.layers.items():
-            drawn = torch.rand(layer.weight.shape, dtype=torch.float64, generator=generator)
-            scores[name] = shards.spread_as(drawn.to(layer.weight.device), layer.weight)
-        return scores, "magnitude"
+        return drawn_scores(self.layers, self.seed), "magnitude"
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"seed": self.seed}
+
+
+def drawn_scores(layers: Mapping[str, MaskedLayer], seed: int) -> dict[str, Tensor]:
+    """A float64 number in [0, 1) for each weight, from a CPU generator of its own: the same on every device and process."""
+    generator, scores = torch.Generator().manual_seed(seed), {}
+    for name, layer in layers.items():
+        drawn = torch.rand(layer.weight.shape, dtype=torch.float64, generator=generator)
+        scores[name] = shards.spread_as(drawn.to(layer.weight.device), layer.weight)
+    return scores
 
 
 def _check_projection(projection: Projection) -> None:

@@ -14,7 +14,7 @@ a phase the model is what that phase made of it, ready to be evaluated, and the 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -30,11 +30,9 @@ from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
 from sparsekit.pruners.learning_rate import Curve, LearningRate
 from sparsekit.pruners.metrics import Metrics
-from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
+from sparsekit.pruners.optimizer_state import OptimizerFactory, fresh_optimizer, load_optimizer_state, optimizer_state
 from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.pruners.states import captured, checked_state, restore
-
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class RoundPruner(BasePruner):
         super().__init__(model, loss, sparsity, projection)
         if not callable(optimizer) and any(phase.trains for phase in phases):
             raise TypeError(f"{self.name}: optimizer: expected a callable (parameters) -> optimizer, got {optimizer!r}")
-        if (before := self.masks).count() != before.numel:
-            expected = "full masks (make the pruner before loading a saved state)"
-            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
+        self._check_masks()
         self.phases = phases
         self.ends = tuple(accumulate(phase.steps for phase in phases))
         self._factory = optimizer
@@ -107,6 +103,11 @@ class RoundPruner(BasePruner):
             # No step will follow whose metrics could tell.
             Metrics({}, self._problems).read()
             self._warn_of_collapse()
+
+    def _check_masks(self) -> None:
+        if (before := self.masks).count() != before.numel:
+            expected = "full masks (make the pruner before loading a saved state)"
+            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
 
     @property
     def steps(self) -> int:
@@ -127,7 +128,7 @@ class RoundPruner(BasePruner):
         phase = self.phases[index]
         # Drawn before anything changes, so that a step without a batch leaves the run as it was.
         drawn = self._draw(batches, phase.recalibrate or 1)
-        moved = self._begin(index)
+        moved = self._begin(index, drawn)
         values: dict[str, Tensor] = {}
         if phase.recalibrate:
             recalibrate_batchnorm(self.model, drawn)
@@ -135,18 +136,22 @@ class RoundPruner(BasePruner):
             assert self._optimizer is not None
             position = phase.behind + self._step - (self.ends[index] - phase.steps)
             self._rate.set(position / (phase.behind + phase.steps))
-            values = self._on_device(f"phase {index}", None, drawn, self._train_on)
+            values = self._work(index, drawn)
         self._capture(self._step + 1)
         unmoved = {"flips": self._number(0), "regrown": self._number(0)}
-        return {**values, **self._progress(), **unmoved, **moved}
+        return {**unmoved, **values, **self._progress(), **moved}
 
-    def _begin(self, index: int) -> dict[str, Tensor]:
+    def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         """What a step of phase ``index`` does to the masks before it trains; returns how many entries moved."""
         return self._open(index) if index != self._opened else {}
 
     def _progress(self) -> dict[str, Tensor]:
         """Metrics that say how far the run is."""
         return {"round": self._number(self.round)}
+
+    def _work(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
+        """What a step of phase ``index`` does with its batch: it trains."""
+        return self._on_device(f"phase {index}", None, drawn, self._train_on)
 
     def _train_on(self, drawn: list[Any]) -> dict[str, Tensor]:
         assert self._optimizer is not None
@@ -176,12 +181,7 @@ class RoundPruner(BasePruner):
 
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None
-        optimizer = self._factory([p for p in self.model.parameters() if p.requires_grad])
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            got = type(optimizer).__name__
-            raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
-        if optimizer is self._optimizer or optimizer.state:
-            raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
+        optimizer = fresh_optimizer(self.name, self.model, self._factory, self._optimizer)
         return optimizer, LearningRate(optimizer, phase.curve)
 
     def _capture(self, step: int) -> None:

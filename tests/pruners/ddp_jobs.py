@@ -119,6 +119,8 @@ PRUNERS: dict[str, Maker] = {
     ),
     "GMP": lambda model, loss, _: sk.GMP(model, loss, 0.7, optimizer=sgd, steps=5, every=2, curve="constant"),
     "DPF": lambda model, loss, _: sk.DPF(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "RigL": lambda model, loss, _: sk.RigL(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "SET": lambda model, loss, _: sk.SET(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from sparsekit.pruners.gmp import GMP
 from sparsekit.pruners.imp import IMP
 from sparsekit.pruners.one_shot import OMP
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.rigl import RigL
+from sparsekit.pruners.set_pruning import SET
 from sparsekit.pruners.spode import SpODE
 
 LAYERS, SPARSITY = 5, 0.7
@@ -144,3 +147,7 @@ def faults(rank: int, world: int) -> None:
     all_raise(lambda: SpODE(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
     text = "RandomPruning: projection: expected no group, whose processes would draw the same numbers, got Projection("
     all_raise(lambda: RandomPruning(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
+    for kind in (RigL, SET):
+        text = f"{kind.__name__}: projection: expected no group, whose processes would draw the same numbers, got "
+        make = partial(kind, part(rank, world), loss, 0.5, optimizer=sgd, steps=3, projection=projection)
+        all_raise(make, "ValueError", text)

@@ -117,6 +117,8 @@ OTHERS = {
     "fine-tuned": (lambda m: sk.OneShotMagnitude(m, loss, 0.8, optimizer=sgd, steps=8, recalibrate=2), 1),
     "gmp": (lambda m: sk.GMP(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
     "dpf": (lambda m: sk.DPF(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
+    "rigl": (lambda m: sk.RigL(m, loss, 0.8, optimizer=sgd, steps=14, every=2), 2),
+    "set": (lambda m: sk.SET(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
     "random": (lambda m: sk.RandomPruning(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
     "spode": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, recalibrate=2), 1),
     "spode, another polariser": (lambda m: sk.SpODE(m, loss, 0.8, steps=8, polariser="oh"), 0),

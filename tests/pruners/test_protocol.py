@@ -24,13 +24,16 @@ from sparsekit.pruners import (
     GMP,
     IMP,
     OMP,
+    SET,
     BiP,
     BiPOptions,
     CollapseWarning,
     IMPOptions,
+    Iterative,
     OneShotMagnitude,
     Pruner,
     RandomPruning,
+    RigL,
     SpODE,
 )
 from sparsekit.pruners.spode_options import SpODEOptions
@@ -165,6 +168,31 @@ def spode(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def iterative(inner: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> Iterative:
+        own = {"rounds": 3, "steps_per_round": 2} | arguments
+        return Iterative(
+            model, objective, sparsity, pruner=lambda m, s: inner(m, objective, s), optimizer=optimizer, **own, **more
+        )
+
+    return make
+
+
+def slow(parameters: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, 0.01)
+
+
+def short_spode(model: nn.Module, objective: Any, sparsity: float) -> SpODE:
+    return SpODE(model, objective, sparsity, steps=2, radius=1.3, recalibrate=2)
+
+
+def recalibrated(model: nn.Module, objective: Any, sparsity: float) -> SpODE:
+    """Whose one step needs several batches."""
+    return SpODE(model, objective, sparsity, steps=1, recalibrate=3, options=SpODEOptions(score_momentum=0.3))
+
+
 MAKERS: dict[str, Callable[..., Any]] = {
     "bip": bip(),
     "bip-value": bip(options=BiPOptions(key="value")),
@@ -193,6 +221,12 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gmp": ramped(GMP, steps=6, every=2),
     "gmp-linear": ramped(GMP, steps=5, ramp=1.0, schedule="linear", curve="constant"),
     "dpf": ramped(DPF, steps=7, every=2),
+    "rigl": ramped(RigL, steps=7, every=2),
+    "rigl-init": ramped(RigL, steps=6, every=3, until=1.0, rewind_state=INITIAL, decay="constant"),
+    "set": ramped(SET, steps=7, every=2),
+    "iter-magnitude": iterative(OneShotMagnitude, final_steps=3, final_optimizer=slow),
+    "iter-spode": iterative(short_spode, final_steps=2),
+    "iter-spode-recalibrated": iterative(recalibrated, steps_per_round=1, curve="linear"),
     "random": drawn(rewind_state=INITIAL),
     "random-global": drawn(projection=Projection(), seed=3),
 }
@@ -227,6 +261,9 @@ def planned(pruner: Any) -> int:
         return kept_count(total, SPARSITY if pruner.done else round(1 - pruner.density, 12))
     if isinstance(pruner, (GMP, DPF)):
         return kept_count(total, pruner.ramp.latest(pruner.cost.steps - 1) if pruner.cost.steps else 0.0)
+    if isinstance(pruner, Iterative):
+        inner: Any = pruner.inner
+        return kept_count(total, pruner.targets[pruner.round - 1] if inner.done else round(1 - inner.density, 12))
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
     return kept_count(total, SPARSITY) if pruner.round else total
@@ -387,7 +424,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     },
     **{
         f"projection of {n}": (lambda model, n=n: MAKERS[n](model, projection=LOCAL), MAKERS[n])
-        for n in ("bip", "spode", "omp", "gmp", "random")
+        for n in ("bip", "spode", "omp", "gmp", "rigl", "set", "random")
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
     "options of bip, tied": (MAKERS["bip"], MAKERS["bip-released"]),
@@ -403,6 +440,14 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "period of dpf": (ramped(DPF, steps=7, every=3), MAKERS["dpf"]),
     "ramp of gmp": (ramped(GMP, steps=6, every=2, ramp=0.9), MAKERS["gmp"]),
     "schedule of gmp": (ramped(GMP, steps=6, every=2, schedule="linear"), MAKERS["gmp"]),
+    "rigl into set": (MAKERS["rigl"], MAKERS["set"]),
+    "period of rigl": (ramped(RigL, steps=7, every=3), MAKERS["rigl"]),
+    "end of set": (ramped(SET, steps=7, every=2, until=0.5), MAKERS["set"]),
+    "seed of set": (ramped(SET, steps=7, every=2, seed=1), MAKERS["set"]),
+    "rounds of iterative": (iterative(OneShotMagnitude, rounds=2), iterative(OneShotMagnitude)),
+    "final steps of iterative": (MAKERS["iter-magnitude"], iterative(OneShotMagnitude)),
+    "pruner of iterative": (iterative(OneShotMagnitude), iterative(short_spode)),
+    "steps of the pruner of iterative": (MAKERS["iter-spode"], iterative(spode(), final_steps=2)),
     "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 
