@@ -7,8 +7,10 @@ from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
 from sparsekit.benchmarks.families.ablations import ABLATIONS
 from sparsekit.benchmarks.families.bilevel import BILEVEL
 from sparsekit.benchmarks.families.criteria import CRITERION_METHODS, criterion_method
+from sparsekit.benchmarks.families.iterative import ITERATIVE
 from sparsekit.benchmarks.families.learned import LEARNED
 from sparsekit.benchmarks.families.magnitude import MAGNITUDE
+from sparsekit.benchmarks.families.regrowth import REGROWTH
 from sparsekit.benchmarks.families.reparametrised import REPARAMETRISED
 from sparsekit.benchmarks.families.second_order import SECOND_ORDER
 from sparsekit.benchmarks.imported import imported
@@ -35,6 +37,8 @@ METHODS: dict[str, Method] = {
     **LEARNED,
     **SECOND_ORDER,
     **REPARAMETRISED,
+    **REGROWTH,
+    **ITERATIVE,
     **ABLATIONS,
 }
 # Those of the user that this process has been asked for, by "module:name".

@@ -80,16 +80,16 @@ MODULE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 100
 PUBLIC = [
     "BiP", "BiPOptions", "Block", "Channel", "CollapseWarning", "CompactReport", "Constant", "CoupledFilters", "Criterion",
     "CriterionPruning", "Cubic", "DPF", "ERK", "ExportReport", "Filter", "GMP", "Geometric", "Global", "GraSP", "Gradual",
-    "Hydra", "IMP", "IMPOptions", "Inspection", "Linear", "Mask", "MaskDifference", "MaskedAdamW", "MaskedConv1d",
-    "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics", "Movement", "NM", "OMP",
-    "OneShotMagnitude", "PerLayer", "Powerprop", "ProbMask", "ProbMaskOptions", "Projection", "Pruner", "RandomPruning",
-    "SNIP", "STR", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport", "SynFlow", "Uniform", "Unstructured",
-    "WoodFisher", "cached_weights", "captured", "check_ranks", "compact", "compacted_filters", "coupled_filters",
-    "criterion", "dense_gradient", "dense_gradients", "dense_state_dict", "diagnose", "diff", "effective_masks",
-    "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at", "guard_", "inspect", "inverted_choice",
-    "kept_count", "load", "load_checkpoint", "load_compact", "masked_layers", "masks", "prepared_weights", "random_like",
-    "recalibrate_batchnorm", "save", "save_checkpoint", "save_compact", "set_masks", "shuffled", "silence_batchnorm_",
-    "sparsify", "speed", "summary", "topk_mask",
+    "Hydra", "IMP", "IMPOptions", "Inspection", "Iterative", "Linear", "Mask", "MaskDifference", "MaskedAdamW",
+    "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLayer", "MaskedLinear", "MaskedSGD", "Masks", "Metrics",
+    "Movement", "NM", "OMP", "OneShotMagnitude", "PerLayer", "Powerprop", "ProbMask", "ProbMaskOptions", "Projection",
+    "Pruner", "RandomPruning", "RigL", "SET", "SNIP", "STR", "SpODE", "SpODEOptions", "SparsifyReport", "SpeedReport",
+    "SynFlow", "Uniform", "Unstructured", "WoodFisher", "cached_weights", "captured", "check_ranks", "compact",
+    "compacted_filters", "coupled_filters", "criterion", "dense_gradient", "dense_gradients", "dense_state_dict",
+    "diagnose", "diff", "effective_masks", "effective_weights", "export", "finalize", "frozen_batchnorm", "gradients_at",
+    "guard_", "inspect", "inverted_choice", "kept_count", "load", "load_checkpoint", "load_compact", "masked_layers",
+    "masks", "prepared_weights", "random_like", "recalibrate_batchnorm", "save", "save_checkpoint", "save_compact",
+    "set_masks", "shuffled", "silence_batchnorm_", "sparsify", "speed", "summary", "topk_mask",
 ]
 # fmt: on
 

@@ -82,8 +82,22 @@ def make(kind: Any, model: Any = None, objective: Any = loss, sparsity: Any = 0.
         sk.WoodFisher: {"optimizer": sgd, "steps": 2, "fisher_batches": 2},
         sk.STR: {"optimizer": sgd, "steps": 2},
         sk.Powerprop: {"optimizer": sgd, "steps": 2},
+        sk.RigL: {
+            "optimizer": sgd,
+            "steps": 2,
+            "projection": changes.get("projection") or sk.Projection(allocation="erk"),
+        },
+        sk.SET: {
+            "optimizer": sgd,
+            "steps": 2,
+            "projection": changes.get("projection") or sk.Projection(allocation="erk"),
+        },
+        sk.Iterative: {"optimizer": sgd, "steps_per_round": 2, "rounds": 2},
         sk.RandomPruning: {"optimizer": sgd, "steps": 2, "projection": changes.get("projection") or sk.Projection()},
     }
+    if kind is sk.Iterative and "pruner" not in changes:  # it has no projection of its own
+        projection = changes.pop("projection", None)
+        changes["pruner"] = lambda m, s: sk.OneShotMagnitude(m, objective, s, projection=projection)
     return kind(model, objective, sparsity, **(needed[kind] | changes))
 
 
@@ -153,8 +167,19 @@ def case(thing: str, what: Any, error: type[Exception], text: str, call: Any, *a
 # Pruners
 SCORED = (sk.SNIP, sk.GraSP, sk.SynFlow)
 LEARNED = (sk.Hydra, sk.Movement, sk.ProbMask)
-OTHERS = (sk.WoodFisher, sk.STR, sk.Powerprop)
-PHASED = (sk.IMP, sk.OMP, sk.OneShotMagnitude, sk.GMP, sk.DPF, sk.RandomPruning, *SCORED, *LEARNED, *OTHERS)
+OTHERS = (sk.WoodFisher, sk.STR, sk.Powerprop, sk.RigL, sk.SET)
+PHASED = (
+    sk.IMP,
+    sk.OMP,
+    sk.OneShotMagnitude,
+    sk.GMP,
+    sk.DPF,
+    sk.RandomPruning,
+    sk.Iterative,
+    *SCORED,
+    *LEARNED,
+    *OTHERS,
+)
 for kind in (sk.BiP, sk.SpODE, *PHASED):
     n = kind.__name__
     for value in (1.0, 1.5, -0.1, NAN, math.inf):
@@ -208,7 +233,7 @@ for kind in PHASED:
     text = f"{n}: model: expected full masks (make the pruner before loading a saved state), got sparsity 0.5714"
     case(n, "masks that are not full", V, text, make, kind, emptied("0"))
 
-for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, *LEARNED, sk.WoodFisher, sk.STR, sk.Powerprop):
+for kind in (sk.BiP, sk.SpODE, sk.OMP, sk.GMP, sk.DPF, *LEARNED, sk.WoodFisher, sk.STR, sk.Powerprop, sk.RigL, sk.SET):
     for value, error in ((0, V), (-1, V), (1.5, T), ("3", T), (None, T), (True, T)):
         text = f"{kind.__name__}: steps: expected an int >= 1, got {value!r}"
         case(kind.__name__, f"steps {value!r}", error, text, make, kind, steps=value)
@@ -313,6 +338,39 @@ for thing, arguments, error, text in (
     ("Powerprop", {"alpha": 0.5}, V, "alpha: expected a finite number >= 1, got 0.5"),
     ("Powerprop", {"alpha": None}, T, "alpha: expected a finite number >= 1, got None"),
     ("Powerprop", {"finetune_steps": 1.0}, T, "finetune_steps: expected an int >= 0, got 1.0"),
+    ("RigL", {"every": 1}, V, "every: expected an int >= 2, got 1"),
+    (
+        "RigL",
+        {"projection": sk.Projection()},
+        V,
+        "projection: expected an allocation per layer, such as erk, got Global(",
+    ),
+    ("SET", {"alpha": 0}, V, "alpha: expected a number in (0, 1], got 0"),
+    ("SET", {"decay": "x"}, V, "decay: expected one of cosine, constant, got 'x'"),
+    ("Iterative", {"pruner": 3}, T, "pruner: expected a callable (model, sparsity) -> pruner, got 3"),
+    ("Iterative", {"rounds": 0}, V, "rounds: expected an int >= 1, got 0"),
+    ("Iterative", {"steps_per_round": 0}, V, "steps_per_round: expected an int >= 1, got 0"),
+    ("Iterative", {"final_steps": -1}, V, "final_steps: expected an int >= 0, got -1"),
+    ("Iterative", {"final_optimizer": 3}, T, "final_optimizer: expected a callable (parameters) -> optimizer, got 3"),
+    ("Iterative", {"final_curve": "zig"}, V, "final_curve: expected a callable or one of constant, cosine, linear"),
+    (
+        "Iterative",
+        {"pruner": lambda m, s: m},
+        T,
+        "pruner: expected a callable (model, sparsity) -> pruner, got one of ",
+    ),
+    (
+        "Iterative",
+        {"pruner": lambda m, s: sk.OneShotMagnitude(m, loss, 0.25)},
+        V,
+        "pruner: expected a pruner of the model given to the sparsity 0.2928932188134524, got one to 0.25",
+    ),
+    (
+        "OneShotMagnitude",
+        {"steps": 0, "model": emptied("0")},
+        V,
+        "model: expected masks that keep at least 21 units of",
+    ),
     ("RandomPruning", {"steps": -1}, V, "steps: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": -1}, V, "seed: expected an int >= 0, got -1"),
     ("RandomPruning", {"seed": 0.5}, T, "seed: expected an int >= 0, got 0.5"),

@@ -21,6 +21,8 @@ LABELS = {
     "dense": "Dense (continued)",
     "spode-bip": "SpODE then BiP",
     "random-erk": "Random (ERK)",
+    "rigl": "RigL",
+    "set": "SET",
     "oneshot": "One-shot magnitude",
     "snip": "SNIP",
     "grasp": "GraSP",

@@ -12,6 +12,7 @@ from sparsekit.pruners.gradual import Gradual
 from sparsekit.pruners.grasp import GraSP
 from sparsekit.pruners.hydra import Hydra
 from sparsekit.pruners.imp import IMP, IMPOptions
+from sparsekit.pruners.iterative import Iterative
 from sparsekit.pruners.metrics import CollapseWarning, Metrics
 from sparsekit.pruners.movement import Movement
 from sparsekit.pruners.one_shot import OMP, OneShotMagnitude
@@ -19,8 +20,10 @@ from sparsekit.pruners.powerprop import Powerprop
 from sparsekit.pruners.probmask import ProbMask, ProbMaskOptions
 from sparsekit.pruners.protocol import Pruner
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.rigl import RigL
 from sparsekit.pruners.scored import CriterionPruning
 from sparsekit.pruners.scoring import Criterion, criterion
+from sparsekit.pruners.set_pruning import SET
 from sparsekit.pruners.snip import SNIP
 from sparsekit.pruners.soft_threshold import STR
 from sparsekit.pruners.spode import SpODE
@@ -35,6 +38,7 @@ __all__ = [
     "OMP",
     "SNIP",
     "STR",
+    "SET",
     "BiP",
     "BiPOptions",
     "CollapseWarning",
@@ -44,6 +48,7 @@ __all__ = [
     "Gradual",
     "Hydra",
     "IMPOptions",
+    "Iterative",
     "Metrics",
     "Movement",
     "OneShotMagnitude",
@@ -52,6 +57,7 @@ __all__ = [
     "Powerprop",
     "Pruner",
     "RandomPruning",
+    "RigL",
     "SpODE",
     "SpODEOptions",
     "SynFlow",

@@ -47,6 +47,13 @@ class Cost:
         self.passes += 1
         self.samples += samples
 
+    def absorb(self, other: Cost) -> None:
+        """Move what another has counted here, but for its steps; waits for nothing."""
+        self.passes, self.samples = self.passes + other.passes, self.samples + other.samples
+        self._seconds, self._events = self._seconds + other._seconds, [*self._events, *other._events]
+        other.passes = other.samples = 0
+        other._seconds, other._events = 0.0, []
+
     @contextmanager
     def selection(self) -> Iterator[None]:
         """Time what happens within as mask selection: on a GPU by events, without waiting; not within a graph capture."""

@@ -20,8 +20,8 @@ from sparsekit.nn import dense_gradient
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.learning_rate import Curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import RampPruner, as_ramp
-from sparsekit.pruners.rounds import OptimizerFactory
 from sparsekit.schedules import Schedule
 
 

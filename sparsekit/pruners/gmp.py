@@ -17,8 +17,8 @@ from torch import nn
 from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
 from sparsekit.pruners.learning_rate import Curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import RampPruner, as_ramp
-from sparsekit.pruners.rounds import OptimizerFactory
 from sparsekit.schedules import Schedule
 
 

@@ -27,7 +27,8 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learned import LearnedPruner, checked_rate, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
-from sparsekit.pruners.rounds import OptimizerFactory, Phase
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
 
 STARTS = ("scaled", "raw")
 

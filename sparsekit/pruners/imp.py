@@ -27,7 +27,9 @@ from sparsekit.patterns import NM
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count, checked_sparsity
 from sparsekit.pruners.learning_rate import CURVES, Curve, as_curve
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.schedules import imp_ladder
 
 REWINDS = ("init", "early", "lr", "none")

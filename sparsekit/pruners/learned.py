@@ -27,8 +27,14 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_tensors
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
-from sparsekit.pruners.optimizer_state import check_optimizer_state, load_optimizer_state, optimizer_state
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.optimizer_state import (
+    OptimizerFactory,
+    check_optimizer_state,
+    load_optimizer_state,
+    optimizer_state,
+)
+from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.rounds import RoundPruner
 
 
 class LearnedPruner(RoundPruner):

@@ -11,10 +11,13 @@ from typing import Any
 from torch import nn
 
 from sparsekit.gradients import Loss
+from sparsekit.patterns import NM
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.rounds import RoundPruner
 
 
 class OMP(RoundPruner):
@@ -70,7 +73,8 @@ class OneShotMagnitude(RoundPruner):
     """Prune a trained network once by |theta| and, if wanted, fine-tune what is left.
 
     Args:
-        model: trained and sparsified, masks full.
+        model: trained and sparsified, masks full. Without ``steps`` and ``recalibrate`` they need not be: what is pruned
+            stays so, and does not compete.
         loss: (model, batch) -> scalar.
         sparsity: fraction removed, in [0, 1).
         optimizer: list of trainable parameters -> optimizer; needed when there are ``steps``.
@@ -83,7 +87,7 @@ class OneShotMagnitude(RoundPruner):
     Metrics: loss, round (1), flips and regrown (0: the pruning comes before the first step).
 
     Raises:
-        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune.
+        ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune; masks already too sparse.
 
     The pruning happens here, so the network can be evaluated before any fine-tuning. Pruned theta: moved by weight
     decay alone during fine-tuning; it is never used.
@@ -103,8 +107,26 @@ class OneShotMagnitude(RoundPruner):
     ) -> None:
         checked_count("OneShotMagnitude", "steps", steps, 0)
         checked_count("OneShotMagnitude", "recalibrate", recalibrate, 0)
-        rate = as_curve("OneShotMagnitude", "curve", curve)
+        rate, self._continues = as_curve("OneShotMagnitude", "curve", curve), not steps and not recalibrate
         phases = (Phase(steps, rate, sparsity),)
         if recalibrate:
             phases = (Phase(1, None, sparsity, recalibrate=recalibrate), Phase(steps, rate))
         super().__init__(model, loss, sparsity, projection, phases, optimizer)
+
+    def _check_masks(self) -> None:
+        if not self._continues:
+            super()._check_masks()
+        elif not isinstance(self.projection.pattern, NM) and self.projection.group is None:
+            self._check_left()
+
+    def _check_left(self) -> None:
+        """Raise ValueError where more would have to be kept than is."""
+        pattern, shapes = self.projection.pattern, {name: tuple(w.shape) for name, w in self.weights.items()}
+        kept = {n: int((pattern.reduce_sum(m.dense().float()) > 0).sum()) for n, m in self.masks.items()}
+        budget = self.projection.budget(shapes, self.sparsity)
+        if isinstance(budget, int):
+            kept, budget = {"all layers": sum(kept.values())}, {"all layers": budget}
+        for name, count in kept.items():
+            if count < budget[name]:
+                expected = f"masks that keep at least {budget[name]:,} units of {name}"
+                raise ValueError(f"{self.name}: model: expected {expected}, got {count:,} kept")

@@ -1,17 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of optimizers, checked before torch takes them over."""
+"""Optimizers as factories make them, and their states, checked before torch takes them over."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 # State of these names has an entry for each of the parameter's, in every optimizer of torch.
 SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg", "acc_delta", "sum")
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer may change."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def fresh_optimizer(
+    name: str, parameters: list[nn.Parameter], factory: OptimizerFactory, last: torch.optim.Optimizer | None
+) -> torch.optim.Optimizer:
+    """A new optimizer over ``parameters``, or an error of the pruner ``name``; last: of the phase before."""
+    optimizer = factory(parameters)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        got = type(optimizer).__name__
+        raise TypeError(f"{name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
+    if optimizer is last or optimizer.state:
+        raise ValueError(f"{name}: optimizer: expected a fresh optimizer for each round, got a used one")
+    return optimizer
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:

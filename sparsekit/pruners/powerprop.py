@@ -18,9 +18,9 @@ from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_number
 from sparsekit.pruners.learning_rate import Curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import as_ramp
 from sparsekit.pruners.reparametrised import ReparametrisedPruner
-from sparsekit.pruners.rounds import OptimizerFactory
 from sparsekit.reparametrisations import powered, powered_gradient, rooted
 from sparsekit.schedules import Schedule
 

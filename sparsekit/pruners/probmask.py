@@ -32,8 +32,9 @@ from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learned import LearnedPruner, checked_rate, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
 from sparsekit.pruners.ramp import as_ramp
-from sparsekit.pruners.rounds import OptimizerFactory, Phase
 
 
 @dataclass(frozen=True)

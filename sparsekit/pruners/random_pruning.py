@@ -14,7 +14,9 @@ from sparsekit.patterns import NM, Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.scoring import random_scores
 
 

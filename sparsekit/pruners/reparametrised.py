@@ -24,8 +24,10 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_plain, check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, as_curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
 from sparsekit.pruners.ramp import Ramp
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.rounds import RoundPruner
 
 
 class ReparametrisedPruner(RoundPruner):

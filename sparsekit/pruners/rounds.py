@@ -14,8 +14,8 @@ a phase the model is what that phase made of it, ready to be evaluated, and the 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, replace
 from itertools import accumulate
 from typing import Any
 
@@ -28,39 +28,18 @@ from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.checks import check_keys, checked_count
-from sparsekit.pruners.learning_rate import Curve, LearningRate, curve_text
+from sparsekit.pruners.learning_rate import LearningRate, curve_text
 from sparsekit.pruners.metrics import Metrics
-from sparsekit.pruners.optimizer_state import load_optimizer_state, optimizer_state
+from sparsekit.pruners.optimizer_state import (
+    OptimizerFactory,
+    fresh_optimizer,
+    load_optimizer_state,
+    optimizer_state,
+    trainable,
+)
+from sparsekit.pruners.phases import Phase
 from sparsekit.pruners.remaining import remaining_magnitudes
 from sparsekit.pruners.states import captured, checked_state, restore
-
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one optimizer.
-
-    steps: training steps, >= 0.
-    curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained: the
-        steps only recalibrate, open the phase with scores that take batches, or learn scores.
-    sparsity: fraction removed when the phase opens; None leaves the masks.
-    rewind: name of the state that the model returns to after that; None leaves the weights.
-    behind: steps of the curve that count as done when the phase opens.
-    recalibrate: instead of training, its one step estimates the BatchNorm statistics from that many batches.
-    """
-
-    steps: int
-    curve: Curve | None
-    sparsity: float | None = None
-    rewind: str | None = None
-    behind: int = 0
-    recalibrate: int = 0
-
-    @property
-    def trains(self) -> bool:
-        """Does it need an optimizer?"""
-        return self.steps > 0 and self.curve is not None
 
 
 class RoundPruner(BasePruner):
@@ -146,10 +125,10 @@ class RoundPruner(BasePruner):
             assert self._optimizer is not None
             position = phase.behind + self._step - (self.ends[index] - phase.steps)
             self._rate.set(position / (phase.behind + phase.steps))
-            values = self._on_device(f"phase {index}", None, drawn, self._train_on)
+            values = self._work(index, drawn)
         self._capture(self._step + 1)
         unmoved = {"flips": self._number(0), "regrown": self._number(0)}
-        return {**values, **self._progress(), **unmoved, **moved}
+        return {**unmoved, **values, **self._progress(), **moved}
 
     def _wanted(self, index: int) -> int:
         """Batches that a step of phase ``index`` draws."""
@@ -162,6 +141,10 @@ class RoundPruner(BasePruner):
     def _progress(self) -> dict[str, Tensor]:
         """Metrics that say how far the run is."""
         return {"round": self._number(self.round)}
+
+    def _work(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
+        """What a step of phase ``index`` does with its batch: it trains."""
+        return self._on_device(f"phase {index}", None, drawn, self._train_on)
 
     def _train_on(self, drawn: list[Any]) -> dict[str, Tensor]:
         assert self._optimizer is not None
@@ -193,16 +176,11 @@ class RoundPruner(BasePruner):
 
     def _trainable(self, phase: Phase) -> list[nn.Parameter]:
         """What the optimizer of a phase trains."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return trainable(self.model)
 
     def _fresh_optimizer(self, phase: Phase) -> tuple[torch.optim.Optimizer, LearningRate]:
         assert self._factory is not None and phase.curve is not None
-        optimizer = self._factory(self._trainable(phase))
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            got = type(optimizer).__name__
-            raise TypeError(f"{self.name}: optimizer: expected a callable that makes a torch optimizer, got {got}")
-        if optimizer is self._optimizer or optimizer.state:
-            raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
+        optimizer = fresh_optimizer(self.name, self._trainable(phase), self._factory, self._optimizer)
         return optimizer, LearningRate(optimizer, phase.curve)
 
     def first_optimizer(self) -> torch.optim.Optimizer | None:

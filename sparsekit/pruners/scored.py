@@ -23,8 +23,10 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, as_curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
+from sparsekit.pruners.phases import Phase
 from sparsekit.pruners.remaining import remaining_scores, remaining_units
-from sparsekit.pruners.rounds import OptimizerFactory, Phase, RoundPruner
+from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.scoring import BATCHNORM, Criterion, Scoring, as_criterion, checked_scores, scoring_mode
 from sparsekit.pruners.states import checked_state, restore
 

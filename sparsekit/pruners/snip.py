@@ -11,7 +11,7 @@ from torch import nn
 from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
 from sparsekit.pruners.learning_rate import Curve
-from sparsekit.pruners.rounds import OptimizerFactory
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.scored import CriterionPruning
 
 

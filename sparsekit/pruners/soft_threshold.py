@@ -25,9 +25,9 @@ from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_number
 from sparsekit.pruners.learning_rate import Curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import as_ramp
 from sparsekit.pruners.reparametrised import ReparametrisedPruner
-from sparsekit.pruners.rounds import OptimizerFactory
 from sparsekit.reparametrisations import crossing, soft_threshold, soft_threshold_gradients, threshold_margin
 from sparsekit.schedules import Schedule
 

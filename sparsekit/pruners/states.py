@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,6 +69,19 @@ def _unprefixed(state: Mapping[str, Any], own: Any) -> dict[str, Any]:
             bare = bare.split(".", 1)[1]
         renamed[bare] = value
     return renamed
+
+
+def kept_aside(model: nn.Module) -> Callable[[], None]:
+    """A copy of the present state of the network, masks included; the result puts it back."""
+    state = captured(model)
+    words = {layer: layer.mask_words.clone() for layer in model.modules() if isinstance(layer, MaskedLayer)}
+
+    def put_back() -> None:
+        restore(model, state)
+        for layer, before in words.items():
+            layer.mask_words.copy_(before)
+
+    return put_back
 
 
 def restore(model: nn.Module, state: Mapping[str, Any]) -> None:

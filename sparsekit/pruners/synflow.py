@@ -18,7 +18,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.cost import first_of
 from sparsekit.pruners.learning_rate import Curve
-from sparsekit.pruners.rounds import OptimizerFactory
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.scored import CriterionPruning
 from sparsekit.pruners.scoring import Scoring, criterion
 

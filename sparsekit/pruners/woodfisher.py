@@ -27,8 +27,8 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_plain, checked_count, checked_number
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve
+from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import Ramp, RampPruner, as_ramp
-from sparsekit.pruners.rounds import OptimizerFactory
 from sparsekit.schedules import Constant, Schedule
 
 UPDATES = ("sum", "joint", "none")

@@ -146,6 +146,8 @@ PRUNERS: dict[str, Maker] = {
     "Powerprop, ramp": lambda model, loss, _: sk.Powerprop(
         model, loss, 0.7, optimizer=sgd, steps=5, ramp=0.6, alpha=3.0
     ),
+    "RigL": lambda model, loss, _: sk.RigL(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "SET": lambda model, loss, _: sk.SET(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from sparsekit.pruners.imp import IMP
 from sparsekit.pruners.movement import Movement
 from sparsekit.pruners.one_shot import OMP
 from sparsekit.pruners.random_pruning import RandomPruning
+from sparsekit.pruners.rigl import RigL
+from sparsekit.pruners.set_pruning import SET
 from sparsekit.pruners.snip import SNIP
 from sparsekit.pruners.spode import SpODE
 
@@ -157,3 +160,7 @@ def faults(rank: int, world: int) -> None:
     all_raise(lambda: RandomPruning(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
     text = "SNIP: projection: expected no group, got Projection("
     all_raise(lambda: SNIP(part(rank, world), loss, 0.5, projection=projection), "ValueError", text)
+    for kind in (RigL, SET):
+        text = f"{kind.__name__}: projection: expected no group, whose processes would draw the same numbers, got "
+        make = partial(kind, part(rank, world), loss, 0.5, optimizer=sgd, steps=3, projection=projection)
+        all_raise(make, "ValueError", text)

@@ -125,6 +125,8 @@ OTHERS = {
     "woodfisher": (lambda m: sk.WoodFisher(m, loss, 0.8, optimizer=sgd, steps=12, every=2, fisher_batches=2), 2),
     "str": (lambda m: sk.STR(m, loss, 0.8, optimizer=sgd, steps=8, ramp=0.5, finetune_steps=6, first=0.0), 2),
     "powerprop": (lambda m: sk.Powerprop(m, loss, 0.8, optimizer=sgd, steps=8, finetune_steps=6), 2),
+    "rigl": (lambda m: sk.RigL(m, loss, 0.8, optimizer=sgd, steps=14, every=2), 2),
+    "set": (lambda m: sk.SET(m, loss, 0.8, optimizer=sgd, steps=12, every=2), 1),
     "random": (lambda m: sk.RandomPruning(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
     "snip": (lambda m: sk.SNIP(m, loss, 0.8, optimizer=sgd, steps=8, rounds=2), 1),
     "grasp": (lambda m: sk.GraSP(m, loss, 0.8, optimizer=sgd, steps=8), 1),

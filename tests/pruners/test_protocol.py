@@ -24,6 +24,7 @@ from sparsekit.pruners import (
     GMP,
     IMP,
     OMP,
+    SET,
     SNIP,
     STR,
     BiP,
@@ -33,6 +34,7 @@ from sparsekit.pruners import (
     GraSP,
     Hydra,
     IMPOptions,
+    Iterative,
     Movement,
     OneShotMagnitude,
     Powerprop,
@@ -40,6 +42,7 @@ from sparsekit.pruners import (
     ProbMaskOptions,
     Pruner,
     RandomPruning,
+    RigL,
     SpODE,
     SynFlow,
     WoodFisher,
@@ -187,6 +190,31 @@ def hydra(**arguments: Any) -> Callable[..., Any]:
     return make
 
 
+def iterative(inner: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+    def make(
+        model: nn.Module, objective: Any = loss, sparsity: float = SPARSITY, optimizer: Any = sgd, **more: Any
+    ) -> Iterative:
+        own = {"rounds": 3, "steps_per_round": 2} | arguments
+        return Iterative(
+            model, objective, sparsity, pruner=lambda m, s: inner(m, objective, s), optimizer=optimizer, **own, **more
+        )
+
+    return make
+
+
+def slow(parameters: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, 0.01)
+
+
+def short_spode(model: nn.Module, objective: Any, sparsity: float) -> SpODE:
+    return SpODE(model, objective, sparsity, steps=2, radius=1.3, recalibrate=2)
+
+
+def recalibrated(model: nn.Module, objective: Any, sparsity: float) -> SpODE:
+    """Whose one step needs several batches."""
+    return SpODE(model, objective, sparsity, steps=1, recalibrate=3, options=SpODEOptions(score_momentum=0.3))
+
+
 MAKERS: dict[str, Callable[..., Any]] = {
     "bip": bip(),
     "bip-value": bip(options=BiPOptions(key="value")),
@@ -233,6 +261,12 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "powerprop": ramped(Powerprop, steps=4),
     "powerprop-tail": ramped(Powerprop, steps=3, alpha=3.0, finetune_steps=2, rewind_state=INITIAL),
     "powerprop-climb": ramped(Powerprop, steps=5, every=2, ramp=0.7, finetune_steps=2, alpha=1.5),
+    "rigl": ramped(RigL, steps=7, every=2),
+    "rigl-init": ramped(RigL, steps=6, every=3, until=1.0, rewind_state=INITIAL, decay="constant"),
+    "set": ramped(SET, steps=7, every=2),
+    "iter-magnitude": iterative(OneShotMagnitude, final_steps=3, final_optimizer=slow),
+    "iter-spode": iterative(short_spode, final_steps=2),
+    "iter-spode-recalibrated": iterative(recalibrated, steps_per_round=1, curve="linear"),
     "random": drawn(rewind_state=INITIAL),
     "random-global": drawn(projection=Projection(), seed=3),
     "snip": ramped(SNIP, steps=3, batches=2, rounds=2, rewind_state=INITIAL),
@@ -280,6 +314,9 @@ def planned(pruner: Any) -> int:
         return budgeted(pruner, pruner.ramp.latest(pruner.cost.steps - 1)) if pruner.cost.steps else total
     if isinstance(pruner, ProbMask):
         return total if pruner.learning else kept_count(total, SPARSITY)
+    if isinstance(pruner, Iterative):
+        inner: Any = pruner.inner
+        return kept_count(total, pruner.targets[pruner.round - 1] if inner.done else round(1 - inner.density, 12))
     if isinstance(pruner, IMP):
         return kept_count(total, pruner.ladder[pruner.round - 1]) if pruner.round else total
     return kept_count(total, SPARSITY) if pruner.round else total
@@ -460,6 +497,8 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
             "woodfisher",
             "str",
             "powerprop",
+            "rigl",
+            "set",
         )
     },
     "options of bip": (MAKERS["bip-1pass"], MAKERS["bip"]),
@@ -515,6 +554,14 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tail of str": (ramped(STR, steps=3, first=-40.0, scope="global", finetune_steps=3), MAKERS["str-tail"]),
     "alpha of powerprop": (ramped(Powerprop, steps=4, alpha=3.0), MAKERS["powerprop"]),
     "ramp of powerprop": (ramped(Powerprop, steps=5, finetune_steps=2, alpha=1.5), MAKERS["powerprop-climb"]),
+    "rigl into set": (MAKERS["rigl"], MAKERS["set"]),
+    "period of rigl": (ramped(RigL, steps=7, every=3), MAKERS["rigl"]),
+    "end of set": (ramped(SET, steps=7, every=2, until=0.5), MAKERS["set"]),
+    "seed of set": (ramped(SET, steps=7, every=2, seed=1), MAKERS["set"]),
+    "rounds of iterative": (iterative(OneShotMagnitude, rounds=2), iterative(OneShotMagnitude)),
+    "final steps of iterative": (MAKERS["iter-magnitude"], iterative(OneShotMagnitude)),
+    "pruner of iterative": (iterative(OneShotMagnitude), iterative(short_spode)),
+    "steps of the pruner of iterative": (MAKERS["iter-spode"], iterative(spode(), final_steps=2)),
     "seed of random": (drawn(rewind_state=INITIAL, seed=1), MAKERS["random"]),
 }
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Phases: what a pruner that goes in rounds is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsekit.pruners.learning_rate import Curve
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one optimizer.
+
+    steps: training steps, >= 0.
+    curve: learning-rate curve; step i runs at curve((behind + i) / (behind + steps)). None where nothing is trained: the
+        steps only recalibrate, open the phase with scores that take batches, or learn scores.
+    sparsity: fraction removed when the phase opens; None leaves the masks.
+    rewind: name of the state that the model returns to after that; None leaves the weights.
+    behind: steps of the curve that count as done when the phase opens.
+    recalibrate: instead of training, its one step estimates the BatchNorm statistics from that many batches.
+    """
+
+    steps: int
+    curve: Curve | None
+    sparsity: float | None = None
+    rewind: str | None = None
+    behind: int = 0
+    recalibrate: int = 0
+
+    @property
+    def trains(self) -> bool:
+        """Does it need an optimizer?"""
+        return self.steps > 0 and self.curve is not None
