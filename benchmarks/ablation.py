@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsekit.benchmarks.ablation_variants import CONTROL, DEFAULT, VARIANTS, Ticket, drawn, rewound
 from sparsekit.benchmarks.claims import Claims
-from sparsekit.benchmarks.dense_file import read_dense
+from sparsekit.benchmarks.dense_file import dense_name, read_dense
 from sparsekit.benchmarks.engine import ADOPTED, Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import EVERY, Keeper
@@ -61,7 +61,7 @@ def open_ticket(
     bench = Workbench(run.config.recipe, out, run.root if root is None else root, every)
     seed, given = run.config.seed, run.weights is not None
     network = bench.network(seed)
-    file = folder / "dense" / (ADOPTED if given else bench.dense_name(seed))
+    file = folder / "dense" / (ADOPTED if given else dense_name(bench.recipe, seed))
     if not file.is_file():
         raise ValueError(f"ablate: folder: expected the dense network that the run began with in {file}, got none")
     state, _ = read_dense(file, network)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.benchmarks.recipe import Recipe, identity, non_default
 from sparsekit.tensor_file import read_tensors, write_tensors
 
 KEY, FORMAT, VERSION = "dense.json", "sparsekit.dense", 1
@@ -51,3 +52,9 @@ def read_dense(file: Path, network: nn.Module) -> tuple[dict[str, Tensor], dict[
     except ValueError as error:
         raise ValueError(f"out: expected a dense checkpoint in {file}, got another ({error}); remove it") from error
     return tensors, row
+
+
+def dense_name(recipe: Recipe, seed: int) -> str:
+    """File of the dense network of a seed in the folder ``dense`` of a workbench."""
+    name = identity(non_default(recipe.dense_part()) | {"seed": seed, "kind": "dense"})
+    return f"{name}.safetensors"

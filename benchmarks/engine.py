@@ -18,36 +18,24 @@ from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.curves import curve_of
 from sparsekit.benchmarks.data import Images, load_data
-from sparsekit.benchmarks.dense_file import Dense, read_dense, write_dense
+from sparsekit.benchmarks.dense_file import Dense, dense_name, read_dense, write_dense
 from sparsekit.benchmarks.environment import environment
+from sparsekit.benchmarks.evaluation import accuracy
 from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter, flops_per_image
 from sparsekit.benchmarks.methods import make_sgd
 from sparsekit.benchmarks.networks import build_network
-from sparsekit.benchmarks.recipe import Recipe, as_json, identity, non_default
+from sparsekit.benchmarks.recipe import Recipe, as_json
 from sparsekit.benchmarks.splits import Split
 from sparsekit.benchmarks.streaming import FileStream
-from sparsekit.benchmarks.training import OnStep, autocast, clock, ignore, loss_for, train
+from sparsekit.benchmarks.training import OnStep, clock, ignore, loss_for, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
 from sparsekit.pruners.capture import WARM_UP
 from sparsekit.pruners.learning_rate import as_curve
 
 ADOPTED = "adopted.safetensors"
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, data: Images, split: Split, precision: str = "fp32") -> float:
-    """Fraction of ``split`` classified correctly, in eval mode; the mode is restored. NaN for an empty split."""
-    training, images = model.training, len(data.labels(split))
-    model.eval()
-    hits = torch.zeros((), dtype=torch.int64, device=data.device)
-    for x, labels in data.evaluation(split):
-        with autocast(x.device, precision):
-            hits += (model(x).argmax(dim=1) == labels).sum()
-    model.train(training)
-    return float(hits) / images if images else math.nan
 
 
 class Workbench:
@@ -205,7 +193,7 @@ class Workbench:
 
     def dense_file(self, seed: int) -> Path:
         """Where the dense network of ``seed`` is kept."""
-        return self.out / "dense" / self.dense_name(seed)
+        return self.out / "dense" / dense_name(self.recipe, seed)
 
     def dense(self, seed: int, on_step: OnStep = ignore) -> Dense:
         """The dense network of ``seed``: from memory, from disk, or trained now."""
@@ -219,11 +207,6 @@ class Workbench:
             self._dense[seed] = Dense(init, state, row)
         return self._dense[seed]
 
-    def dense_name(self, seed: int) -> str:
-        """File of the dense network of a seed in the folder ``dense`` of a workbench."""
-        name = identity(non_default(self.recipe.dense_part()) | {"seed": seed, "kind": "dense"})
-        return f"{name}.safetensors"
-
     def adopt(self, seed: int, file: Path) -> None:
         """Take a safetensors state_dict as the dense network of ``seed``; it then costs nothing, and "init" is a fresh network.
 
@@ -232,13 +215,7 @@ class Workbench:
         """
         model = load(self.network(seed), file, masks="dense")
         state = dense_state_dict(model)
-        row = {
-            **self.accuracies(model),
-            "epochs": 0,
-            "seconds": 0.0,
-            "passes": 0,
-            "flops": 0.0,
-        }
+        row = {**self.accuracies(model), "epochs": 0, "seconds": 0.0, "passes": 0, "flops": 0.0}
         init = {name: value.clone() for name, value in self.network(seed).state_dict().items()}
         self._dense[seed] = Dense(init, state, row)
 

@@ -198,9 +198,8 @@ class RunConfig:
     @property
     def id(self) -> str:
         """12 hex digits; a setting left at its default does not enter, so a new setting renames no old run."""
-        return identity(
-            {"method": self.method, "sparsity": self.sparsity, "seed": self.seed} | non_default(self.recipe)
-        )
+        own = {"method": self.method, "sparsity": self.sparsity, "seed": self.seed}
+        return identity(own | non_default(self.recipe))
 
 
 def non_default(recipe: Recipe) -> dict[str, Any]:

@@ -60,25 +60,29 @@ def configurable(command: Callable[..., None], recipes: bool = False) -> Callabl
             )
             print(_written(title, options, parameters), end="")
 
-    text = "TOML, YAML or JSON file of options; the command line overrides it."
-    added: dict[str, tuple[Any, Any]] = {
-        "recipe": (str | None, typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)),
-        "config": (Path | None, typer.Option("--config", callback=load, is_eager=True, help=text)),
-        "print_config": (
-            bool,
-            typer.Option("--print-config", help="Print all options as a commented TOML file, and stop."),
-        ),
-    }
-    new = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "print_config" else None, annotation=x
-        )
-        for name, x in ((name, Annotated[kind, option]) for name, (kind, option) in added.items())
-        if recipes or name != "recipe"
-    ]
+    new = _added(load, load_recipe if recipes else None)
     given = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = own.replace(parameters=[*given, *new])  # pyright: ignore[reportAttributeAccessIssue]
     return run
+
+
+def _added(load: Callable[..., Any], load_recipe: Callable[..., Any] | None) -> list[inspect.Parameter]:
+    """The options of files: read by ``load``; and by ``load_recipe``, for commands that take recipes."""
+    text = "TOML, YAML or JSON file of options; the command line overrides it."
+    shown = "Print all options as a commented TOML file, and stop."
+    added: dict[str, Any] = {
+        "config": Annotated[Path | None, typer.Option("--config", callback=load, is_eager=True, help=text)],
+        "print_config": Annotated[bool, typer.Option("--print-config", help=shown)],
+    }
+    if load_recipe is not None:
+        option = typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)
+        added = {"recipe": Annotated[str | None, option]} | added
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "print_config" else None, annotation=kind
+        )
+        for name, kind in added.items()
+    ]
 
 
 def _settings(parameters: list[inspect.Parameter]) -> dict[str, Any]:

@@ -179,15 +179,16 @@ class BiP(BasePruner):
 
     def _upper_passes(self, batches: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss and h = dl/dz over the batches at the present theta and mask, dense; a pass for each of them."""
-        losses, total = [], {}
+        losses, total = list[Tensor](), dict[str, Tensor]()
         for batch in batches:
             with batchnorm_policy(self.model, self.options.upper_batchnorm):
                 _, h = dense_gradients(self.model, self._evaluate, batch)
             self.cost.count_pass(batch_size(batch))
             losses.append(self._loss_value)
             total = {name: total[name] + part for name, part in h.items()} if total else h
-        count = len(batches)
-        return sum(losses) / count, {name: part / count for name, part in total.items()} if count > 1 else total
+        if len(batches) == 1:
+            return losses[0], total
+        return torch.stack(losses).mean(), {name: part / len(batches) for name, part in total.items()}
 
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""

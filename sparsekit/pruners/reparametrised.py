@@ -149,9 +149,9 @@ class ReparametrisedPruner(RoundPruner):
         scores, key = self._scores()
         return values | self._project(scores, self.sparsity, key)
 
-    def _begin(self, index: int) -> dict[str, Tensor]:
+    def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         if index != self._opened:
-            return self._open(index)
+            return self._open(index, drawn)
         target = self.ramp.target(self._step) if self.ramp and self._on_leaves else None
         return {} if target is None else self._climb(target)
 

@@ -112,7 +112,7 @@ class WoodFisher(RampPruner):
         finally:
             self._fisher = []
 
-    def _begin(self, index: int) -> dict[str, Tensor]:
+    def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         target = self.ramp.target(self._step)
         if target is None:
             return {}

@@ -17,7 +17,8 @@ import sparsekit as sk
 from sparsekit import tensor_file
 from sparsekit.benchmarks import engine
 from sparsekit.benchmarks.dense_file import KEY, NUMBERS, read_dense, write_dense
-from sparsekit.benchmarks.engine import Workbench, accuracy
+from sparsekit.benchmarks.engine import Workbench
+from sparsekit.benchmarks.evaluation import accuracy
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.training import cross_entropy, train
 from sparsekit.tensor_file import write_tensors
