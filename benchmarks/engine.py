@@ -54,10 +54,10 @@ class Workbench:
         self.loss = loss_for(recipe.precision, recipe.label_smoothing)
         self.claims: Claims | None = None
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
-        for name in ("batch_size", "dense_batch_size"):
-            if (getattr(recipe, name) or 0) > (images := len(data.labels("train"))):
-                raise ValueError(f"{name}: expected <= {images} images, got {getattr(recipe, name)}")
         self.data: Images = replace(data, channels_last=recipe.channels_last).to(recipe.device)
+        for name in ("batch_size", "dense_batch_size"):
+            if (getattr(recipe, name) or 0) > self.images:
+                raise ValueError(f"{name}: expected <= {self.images} images, got {getattr(recipe, name)}")
         self._dense: dict[int, Dense] = {}
         self._warm, self.evaluation_seconds = set[str](), 0.0
         # An unknown network or glob is an error now, not after hours of dense training.
@@ -100,8 +100,8 @@ class Workbench:
 
     def accuracies(self, model: nn.Module) -> dict[str, float | None]:
         """Entries of a row; None where the data has no validation set."""
-        own = {f"{split}_accuracy": self.accuracy(model, split) for split in ("val", "test")}
-        return {name: None if math.isnan(value) else value for name, value in own.items()}
+        own = {split: self.accuracy(model, split) for split in ("val", "test")}
+        return {f"{split}_accuracy": None if math.isnan(value) else value for split, value in own.items()}
 
     @cached_property
     def flops(self) -> float:
@@ -131,7 +131,6 @@ class Workbench:
         """Train plainly on the batches of ``phase``, or go on; returns the seconds of all its lives and of their captures.
 
         Phase 0 is the dense training, any other fine-tuning: each has settings of its own in the recipe.
-
         also: plain values that the checkpoints hold besides.
         """
         begun = keeper.begun()
@@ -225,8 +224,7 @@ class Workbench:
 
     def adopt_again(self, seed: int) -> None:
         """Adopt what ``keep_adopted`` stored. Raises ValueError if it is not there or damaged."""
-        network, file = self.network(seed), self.out / "dense" / ADOPTED
-        read_dense(file, network)
+        read_dense(file := self.out / "dense" / ADOPTED, self.network(seed))
         self.adopt(seed, file)
 
     def _train_dense(self, seed: int, file: Path, on_step: OnStep) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -412,7 +412,6 @@ for thing, option, value, text in (
     ("BiP", "lower_steps", 0, "BiP: lower_steps: expected an int >= 1, got 0"),
     ("BiP", "upper_every", 0, "BiP: upper_every: expected an int >= 1, got 0"),
     ("BiP", "upper_batches", 0, "BiP: upper_batches: expected an int >= 1, got 0"),
-    ("BiP", "upper_batches", 1.5, "BiP: upper_batches: expected an int, got 1.5"),
     ("BiP", "start", "x", "BiP: start: expected one of magnitude, masks, got 'x'"),
     ("SpODE", "step_schedule", "x", "SpODE: step_schedule: expected one of exp, lin, invexp, hess, got 'x'"),
     ("SpODE", "radius_schedule", "x", "SpODE: radius_schedule: expected one of fix, invexp, hess, got 'x'"),
