@@ -124,7 +124,7 @@ class Workbench:
     def fit(
         self, model: nn.Module, seed: int, phase: int, steps: int, keeper: Keeper, on_step: OnStep, **also: Any
     ) -> tuple[float, float]:
-        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of all its lives and of their captures.
+        """Train plainly on the batches of ``phase``, or go on with that; returns the seconds of it and of captures.
 
         also: plain values that the checkpoints hold besides.
         """
