@@ -187,7 +187,7 @@ class BiP(BasePruner):
             losses.append(self._loss_value)
             total = {name: total[name] + part for name, part in h.items()} if total else h
         count = len(batches)
-        return sum(losses) / count, {name: part / count for name, part in total.items()} if count > 1 else total
+        return torch.stack(losses).mean(), {name: part / count for name, part in total.items()} if count > 1 else total
 
     def _both_levels(self, batch: Any) -> Tensor:
         """One dense h for both levels, both at the theta before the step; the lower one takes m * h of it."""
