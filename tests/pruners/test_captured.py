@@ -108,6 +108,7 @@ def initial(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value + 0.01 for name, value in small_net().state_dict().items()}
 
 
+EARLY = sk.IMPOptions(rewind_step=2)
 OTHERS = {
     "imp": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="lr"), 3),
     "imp, rewound": (
@@ -117,14 +118,15 @@ OTHERS = {
     "imp, budgeted": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, budget=17), 3),
     "imp, dense before": (
         lambda m: sk.IMP(
-            m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="early", dense_steps=7, options=sk.IMPOptions(rewind_step=2)
+            m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="early", dense_steps=7, options=EARLY
         ),
         4,
     ),
     "imp, fine-tuned": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=5, rewind="none"), 3),
     "omp, dense before": (lambda m: sk.OMP(m, loss, 0.8, optimizer=sgd, steps=8, dense_steps=6), 2),
     "gmp, channels": (
-        lambda m: sk.GMP(m, loss, 0.5, optimizer=sgd, steps=12, projection=sk.Projection("filter", "uniform")), 1
+        lambda m: sk.GMP(m, loss, 0.5, optimizer=sgd, steps=12, projection=sk.Projection("filter", "uniform")),
+        1,
     ),
     "imp, short rounds": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=3, rewind="lr"), 0),
     "omp": (lambda m: sk.OMP(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
