@@ -141,3 +141,42 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     assert sorted(row["id"] for row in rows) == sorted(config.id for config in configs)
     alone = compare(configs, tmp_path / "one")
     assert {row["id"]: told(row) for row in rows} == {row["id"]: told(row) for row in alone}
+
+
+def test_a_rung_asked_for_when_the_run_is_past_it_is_run_at_once(tmp_path: Path) -> None:
+    low, middle, high = runs("imp")
+    bench = Workbench(SMALL, tmp_path)
+
+    class Cutting(Silent):
+        def run(self, config: RunConfig, steps: int) -> Any:
+            seen = count(1)
+            return lambda: setattr(bench.stop, "number", 2) if next(seen) == 30 else None
+
+    with pytest.raises(Interrupted):
+        compare([high], tmp_path, Cutting(), bench)  # in the third level, rounds end after 12, 24 and 36 steps
+    rows = compare([low, middle, high], tmp_path)
+    assert [row["id"] for row in rows] == [low.id, middle.id, high.id]
+    alone = compare([low, middle, high], tmp_path / "alone")
+    assert [told(row) for row in rows] == [told(row) for row in alone]
+
+
+def test_a_chain_that_blows_up_says_so_at_every_rung_it_did_not_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, middle, high = runs("imp")
+    bench, real, seen = Workbench(SMALL, tmp_path), None, count(1)
+    bench.dense(0)
+    real = bench.loss
+
+    def loss(model: Any, batch: Any) -> Any:
+        return real(model, batch) * (float("nan") if next(seen) > 15 else 1.0)
+
+    bench.loss = loss
+    bench._warm.add("dense")
+    rows = compare([low, middle, high], tmp_path, bench=bench)
+    assert ["result" in row for row in rows] == [True, False, False]
+    assert all("expected a finite value" in row["error"] for row in rows[1:])
+    assert [row["id"] for row in read_rows(tmp_path / ROWS)] == [low.id, high.id, middle.id]
+    bench.loss = real
+    again = compare([low, middle, high], tmp_path, bench=bench)
+    assert all("result" in row for row in again)

@@ -300,7 +300,7 @@ def test_dense_training_is_a_line_at_no_sparsity_but_0(tmp_path: Path) -> None:
     (group,) = summarise(rows).groups
     assert group.missing == () and group.methods_at(0.0) == ("dense",) and "dense" not in group.methods_at(0.9)
     text = printed(rows, 200)
-    assert text.count("Dense (continued)") == 2  # one line in each table
+    assert text.count("Dense (continued)") == 3  # the title, and one line in each table
     assert "missing" not in " ".join(cautions(group))
     assert page(tmp_path, rows).count("Dense (continued)</th>") <= 2
 

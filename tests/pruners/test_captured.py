@@ -108,11 +108,25 @@ def initial(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value + 0.01 for name, value in small_net().state_dict().items()}
 
 
+EARLY = sk.IMPOptions(rewind_step=2)
 OTHERS = {
     "imp": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="lr"), 3),
     "imp, rewound": (
         lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="init", rewind_state=initial(m)),
         3,
+    ),
+    "imp, budgeted": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, budget=17), 3),
+    "imp, dense before": (
+        lambda m: sk.IMP(
+            m, loss, 0.488, optimizer=sgd, steps_per_round=6, rewind="early", dense_steps=7, options=EARLY
+        ),
+        4,
+    ),
+    "imp, fine-tuned": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=5, rewind="none"), 3),
+    "omp, dense before": (lambda m: sk.OMP(m, loss, 0.8, optimizer=sgd, steps=8, dense_steps=6), 2),
+    "gmp, channels": (
+        lambda m: sk.GMP(m, loss, 0.5, optimizer=sgd, steps=12, projection=sk.Projection("filter", "uniform")),
+        1,
     ),
     "imp, short rounds": (lambda m: sk.IMP(m, loss, 0.488, optimizer=sgd, steps_per_round=3, rewind="lr"), 0),
     "omp": (lambda m: sk.OMP(m, loss, 0.8, optimizer=sgd, steps=8, rewind_state=initial(m)), 1),
@@ -157,6 +171,27 @@ def test_captures_are_timed_apart(imitated, name):
     while not ours.done:
         ours.step(given)
     assert told == [1.0] * graphs and ours.capture_seconds == graphs  # the imitation's clock goes on when it is read
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if "spode" not in name])
+def test_captured_rounds_resume_at_every_step(imitated, name):
+    make, _ = OTHERS[name]
+    loader = [batch for batch, _ in zip(batches(), range(60), strict=False)]
+    whole, pulled = make(small_net()), iter(loader)
+    states, left = [], []
+    while not whole.done:
+        states.append(copy.deepcopy((whole.model.state_dict(), whole.state_dict())))
+        left.append(len(loader) - sum(1 for _ in copy.copy(pulled)))
+        whole.step(pulled)
+    for (model, state), used in list(zip(states, left, strict=True))[1::4]:
+        ours = sk.captured(make(small_net()))
+        ours.model.load_state_dict(model)
+        ours.load_state_dict(state)
+        given = iter(loader[used:])
+        while not ours.done:
+            ours.step(given)
+        a, b = whole.model.state_dict(), ours.model.state_dict()
+        assert all(torch.equal(a[key], b[key]) for key in a) and whole.masks == ours.masks
 
 
 def test_a_captured_pruner_is_as_before_when_used_alone(imitated):
