@@ -195,7 +195,8 @@ class Captured:
 
     def _check_optimizer(self) -> None:
         pruner = self.pruner
-        optimizer = pruner.lower if isinstance(pruner, BiP) else getattr(pruner, "_optimizer", None)
+        others = pruner.any_optimizer() if isinstance(pruner, RoundPruner) else None
+        optimizer = pruner.lower if isinstance(pruner, BiP) else others
         if optimizer is not None:
             check_capturable("captured: pruner", optimizer)
 
@@ -238,8 +239,8 @@ def captured(pruner: BasePruner) -> Captured:
     kernels.
 
     Args:
-        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF or RandomPruning on a CUDA device; the learning rate of
-            its optimizers is a tensor there and their steps are fused or capturable.
+        pruner: BiP, SpODE, IMP, OMP, OneShotMagnitude, GMP, DPF, RandomPruning or CriterionPruning (SNIP, GraSP, SynFlow)
+            on a CUDA device; the learning rate of its optimizers is a tensor there and their steps are fused or capturable.
 
     Raises:
         ValueError, TypeError: another pruner, device or optimizer.

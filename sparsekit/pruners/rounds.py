@@ -66,7 +66,7 @@ class Phase:
 class RoundPruner(BasePruner):
     """The machine; IMP, OMP, OneShotMagnitude and RandomPruning give it their phases, GMP and DPF one with a ramp.
 
-    waits: does the first phase open in the first step, with its batches, rather than when the pruner is made?
+    waits: does the first phase open in the first step, with batches of it, and not when the pruner is made?
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.
@@ -200,6 +200,11 @@ class RoundPruner(BasePruner):
             raise ValueError(f"{self.name}: optimizer: expected a fresh optimizer for each round, got a used one")
         return optimizer, LearningRate(optimizer, phase.curve)
 
+    def any_optimizer(self) -> torch.optim.Optimizer | None:
+        """The present optimizer, or one like that of the first phase that will train; None if none does."""
+        trained = next((phase for phase in self.phases if phase.trains), None)
+        return self._fresh_optimizer(trained)[0] if self._optimizer is None and trained else self._optimizer
+
     def _capture(self, step: int) -> None:
         if step in self._captures:
             self._states[self._captures[step]] = captured(self.model)
@@ -209,9 +214,7 @@ class RoundPruner(BasePruner):
 
     def state_dict(self) -> dict[str, Any]:
         """See BasePruner; adds the states to rewind to, the optimizer and where in the rounds the run stands."""
-        optimizer = self._optimizer
-        if optimizer is None and (trained := next((phase for phase in self.phases if phase.trains), None)):
-            optimizer = self._fresh_optimizer(trained)[0]
+        optimizer = self.any_optimizer()
         # What is captured later is there from the start: torch.distributed.checkpoint asks for what there is.
         later = {name: captured(self.model) for name in self._captures.values()}
         own = {"opened": self._opened, "states": later | self._states}
