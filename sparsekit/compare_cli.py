@@ -57,7 +57,9 @@ from sparsekit.recipe_cli import (
 @configurable
 def compare(
     context: typer.Context,
-    methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "imp,omp,bip,spode",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated methods; module:name of your own.")
+    ] = "imp,omp,bip,spode",
     sparsity: Annotated[str, typer.Option(help="Comma-separated fractions removed.")] = "0.893,0.945,0.972",
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1, each with its own dense network.")] = 3,
     data: Data = "digits",

@@ -58,7 +58,7 @@ KEPT = "the run is kept in its folder, `sparsekit resume {}` goes on from there"
 def prune(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the pruned model (model.safetensors, sparsity.json).")],
-    method: Annotated[str, typer.Option(help="One method; see compare.")] = "bip",
+    method: Annotated[str, typer.Option(help="One method, or module:name of your own; see compare.")] = "bip",
     sparsity: Annotated[float, typer.Option(help="Fraction removed, in [0, 1).")] = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of the network and of the data order.")] = 0,
     weights: Annotated[

@@ -46,7 +46,7 @@ class RoundPruner(BasePruner):
     """The machine; IMP, OMP, OneShotMagnitude, RandomPruning and the criteria give it their phases, GMP, DPF, WoodFisher
     one with a ramp, STR and Powerprop one on other leaves, and the pruners of ``learned`` one in which they learn.
 
-    waits: does the first phase open in the first step, with its batches, rather than when the pruner is made?
+    waits: does the first phase open in the first step, with batches of it, and not when the pruner is made?
 
     Args:
         model, loss, sparsity, projection: as of every pruner; the masks must be full.

@@ -280,6 +280,16 @@ def test_refusals(imitated, monkeypatch):
         sk.captured(nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="captured: pruner: expected an optimizer whose learning rate is a tensor"):
         sk.captured(build(fused=False))
+    later = {
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, 0.1),
+        "steps": 3,
+    }  # made when the training begins
+    for pruner in (
+        sk.SNIP(small_net(), loss, 0.8, **later),
+        sk.OneShotMagnitude(small_net(), loss, 0.8, recalibrate=1, **later),
+    ):
+        with pytest.raises(ValueError, match="captured: pruner: expected an optimizer whose learning rate is a tensor"):
+            sk.captured(pruner)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="captured: pruner: expected a model on a CUDA device, got one on cpu"):
         sk.captured(build())

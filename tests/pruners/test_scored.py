@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.allocation import kept_count
 from sparsekit.benchmarks.networks import build_network
+from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.scoring import CRITERIA, Scoring
 from sparsekit.pruners.spode_options import node_sparsity
 
@@ -481,6 +482,25 @@ def test_an_error_in_a_late_round_gives_back_all_masks(kind: Any) -> None:
         pruner.criterion = CRITERIA[pruner.criterion.name]
         pruner.step(batches())
         assert pruner.done and pruner.masks.count() == kept_count(pruner.masks.numel, 0.8)
+
+
+def test_where_nobody_looks_at_flags_all_rounds_are_undone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def later(self: Any, flag: Tensor, message: str) -> None:
+        self._problems[message] = flag | self._problems.get(message, torch.zeros_like(flag))
+
+    monkeypatch.setattr(BasePruner, "_check", later)
+    pruner, calls = sk.SNIP(network(), entropy, 0.8, rounds=4), []
+    real = pruner.criterion.scores
+
+    def scores(scoring: Scoring) -> Mapping[str, Tensor]:
+        calls.append(1)
+        return {n: s * (math.nan if len(calls) == 2 else 1) for n, s in real(scoring).items()}
+
+    pruner.criterion = replace(pruner.criterion, scores=scores)
+    metrics = pruner.step(batches())
+    assert len(calls) == 4 and pruner.masks.sparsity == 0
+    with pytest.raises(ValueError, match="^SNIP: scores: expected numbers, got NaN"):
+        metrics.read()
 
 
 @EVERY
