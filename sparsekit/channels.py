@@ -58,7 +58,7 @@ def channels_of(function: str, plain: nn.Module, inputs: Sequence[Tensor]) -> li
     obstacles = {(n, side): obstacle(n, side, traced) for n in graph.module2node.values() for side in (True, False)}
     for place in sorted(sets.parent, key=lambda p: (order.get(p[0].module, len(order)), not p[1], p[2])):
         channel = found.setdefault(sets.root(place), Channel())
-        channel.obstacle = channel.obstacle or obstacles[place[:2]]
+        channel.obstacle = channel.obstacle or obstacles[place[:2]] or _out_of_range(graph, place, traced)
         for kind, name, index in _written(place, traced):
             getattr(channel, kind).append((name, index))
     return [channel for channel in found.values() if channel.filters]
@@ -101,6 +101,16 @@ class _Sets:
     def join(self, places: Sequence[Any]) -> None:
         for place in places:
             self.parent[self.root(place)] = self.root(places[0])
+
+
+def _out_of_range(graph: Any, place: Any, traced: Traced) -> str:
+    """An obstacle where Torch-Pruning takes another dimension for channels, and so counts beyond those of a layer."""
+    node, output, index = place
+    pruner = graph.get_pruner_of_module(node.module)
+    width = (pruner.get_out_channels if output else pruner.get_in_channels)(node.module)
+    if node.module not in traced.names or width is None or 0 <= index < width:
+        return ""
+    return f"it is lost at `{traced.names[node.module]}`: Torch-Pruning cannot follow it there"
 
 
 def _join_reached(graph: Any, sets: _Sets, reached: dict[tuple[Any, Any], set[Index]]) -> None:

@@ -7,7 +7,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsekit.channel_rules import TRANSPOSED, WITH_FILTERS
 from sparsekit.channels import Channel, channels_of
 from sparsekit.compact_report import CompactReport, LayerCut, Side
-from sparsekit.coupling import plain_copy
 from sparsekit.examples import example_tensors, tried
-from sparsekit.nn import silence_batchnorm_
+from sparsekit.nn import finalize, masked_layers, silence_batchnorm_
 from sparsekit.ops import replicas
 from sparsekit.surgery import Proof, batch_statistics, can_fold, cut, places
 
@@ -60,7 +59,36 @@ def compact(
     plain = plain_copy(replicas.plain_network("compact", model))
     tried("compact", plain, inputs)
     silenced = silence_batchnorm_(plain, inputs) if silence_batchnorm else {}
-    channels = channels_of("compact", copy.deepcopy(plain), inputs)
+    done = operate("compact", plain, inputs)
+    layers = _layer_cuts(plain, done)
+    parameters, flops = (
+        (_parameters(plain), _parameters(done.small)),
+        (_flops(plain, inputs), _flops(done.small, inputs)),
+    )
+    return done.small, CompactReport(layers, parameters, flops, silenced, done.gap, (plain, done.small), inputs)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy with plain layers, zeros where the masks are zero."""
+    plain = copy.deepcopy(model)
+    return finalize(plain) if masked_layers(plain) else plain
+
+
+class Operation(NamedTuple):
+    """A surgery. why: why each of the channels stays, "" for those that were removed. removable: those that could be, were
+    it not for the last one of a layer or for the proof. empty: of every layer its outputs, and its inputs, without a weight."""
+
+    small: nn.Module
+    gap: float
+    channels: list[Channel]
+    why: list[str]
+    removable: list[Channel]
+    empty: tuple[Flags, Flags]
+
+
+def operate(function: str, plain: nn.Module, inputs: Sequence[Tensor]) -> Operation:
+    """Remove from a copy of a plain model what can be removed, and prove it; errors are those of ``function``."""
+    channels = channels_of(function, copy.deepcopy(plain), inputs)
     dead, unread = _empty(plain)
     constants = _constants(plain, inputs)
     harmless = {n: v.isfinite() if can_fold(plain.get_submodule(n)) else v == 0 for n, v in constants.items()}
@@ -68,9 +96,7 @@ def compact(
     removable = [c for c, reason in zip(channels, why, strict=True) if not reason]
     _keep_one(plain, channels, why)
     small, gap = _proven(plain, inputs, channels, why, constants)
-    layers = _layer_cuts(plain, channels, why, removable, (dead, unread))
-    parameters, flops = (_parameters(plain), _parameters(small)), (_flops(plain, inputs), _flops(small, inputs))
-    return small, CompactReport(layers, parameters, flops, silenced, gap, (plain, small), inputs)
+    return Operation(small, gap, channels, why, removable, (dead, unread))
 
 
 def _filtered(plain: nn.Module) -> dict[str, Any]:
@@ -86,6 +112,7 @@ def _empty(plain: nn.Module) -> tuple[Flags, Flags]:
         used = (module.weight != 0).reshape(*module.weight.shape[:2], -1).any(2)
         if type(module) in TRANSPOSED:
             used = used.transpose(0, 1)
+        used = used.cpu()  # decisions are made channel by channel
         dead[name] = ~used.any(1)
         groups = 1 if type(module) in TRANSPOSED else getattr(module, "groups", 1)
         # [groups, filters of a group, inputs of a group]
@@ -112,7 +139,7 @@ def _constants(plain: nn.Module, inputs: Sequence[Tensor]) -> Flags:
     finally:
         for hook in hooks:
             hook.remove()
-    return constants
+    return {name: value.cpu() for name, value in constants.items()}
 
 
 def _verdict(channel: Channel, dead: Flags, unread: Flags, harmless: Flags) -> str:
@@ -170,14 +197,10 @@ def _proven(
     return small, gap
 
 
-def _layer_cuts(
-    plain: nn.Module,
-    channels: Sequence[Channel],
-    why: Sequence[str],
-    free: Sequence[Channel],
-    empty: tuple[Flags, Flags],
-) -> tuple[LayerCut, ...]:
-    removable, removed = places(free), places([c for c, reason in zip(channels, why, strict=True) if not reason])
+def _layer_cuts(plain: nn.Module, done: Operation) -> tuple[LayerCut, ...]:
+    channels, why, empty = done.channels, done.why, done.empty
+    removed = places([c for c, reason in zip(channels, why, strict=True) if not reason])
+    removable = places(done.removable)
     # A depthwise convolution has the same channels on both sides.
     kinds = {False: ("outputs", "depthwise"), True: ("inputs", "depthwise")}
     reasons = {

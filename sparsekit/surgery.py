@@ -47,7 +47,7 @@ def can_fold(layer: nn.Module) -> bool:
 def _fold(layer: Any, indices: Sequence[int], constants: Tensor) -> None:
     """Add what these inputs contribute, each of which is a constant, to the bias."""
     # An input that no weight reads need not be constant, and is NaN then.
-    value = constants[indices].double().nan_to_num(0.0)
+    value = constants[indices].to(layer.weight.device, torch.float64).nan_to_num(0.0)
     weight = layer.weight[:, indices].double().reshape(layer.weight.shape[0], len(indices), -1).sum(2)
     layer.bias += (weight @ value).to(layer.bias.dtype)
 

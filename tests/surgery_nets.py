@@ -106,6 +106,45 @@ class Twice(nn.Module):
         return self.b(torch.relu(self.a(torch.relu(self.a(x)))))
 
 
+class Chunk(nn.Module):
+    """Two halves of one layer that go separate ways, so that both must stay of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 6, 1, bias=False), nn.Conv2d(6, 8, 1, bias=False)
+        self.b, self.c = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = F.relu(self.a(F.relu(self.stem(x)))).chunk(2, 1)
+        return self.b(u) + self.c(v)
+
+
+class Mixer(nn.Module):
+    """A linear layer over positions, which is where Torch-Pruning loses track of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.wide = nn.Linear(6, 8, bias=False), nn.Linear(5, 10, bias=False)
+        self.back, self.head = nn.Linear(10, 5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x)
+        return self.head(y + self.back(F.relu(self.wide(y.transpose(1, 2)))).transpose(1, 2))
+
+
+class Decoder(nn.Module):
+    """PReLU of one parameter a channel, and a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.pa = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.PReLU(8)
+        self.up, self.norm = nn.ConvTranspose2d(8, 6, 2, stride=2, bias=False), nn.BatchNorm2d(6)
+        self.act, self.out = nn.PReLU(), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.act(self.norm(self.up(self.pa(self.a(x))))))
+
+
 class InputJoined(nn.Module):
     """Channels that are added to the network's input."""
 
@@ -125,6 +164,7 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "concat": (Concat, SMALL),
     "depthwise": (Depthwise, SMALL),
     "transformer": (TransformerBlock, (2, 5, 6)),
+    "decoder": (Decoder, SMALL),
 }
 
 

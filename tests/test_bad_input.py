@@ -846,7 +846,7 @@ for thing, what, error, text, call in (
         "coupled_filters",
         "no tensors",
         V,
-        "example_inputs: expected inputs with 1",
+        "example_inputs: expected inputs with 2",
         partial(sk.coupled_filters, net(), ()),
     ),
     (

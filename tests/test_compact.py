@@ -73,8 +73,9 @@ def test_the_small_model_computes_the_same(name: str, silence: bool, pattern: st
     assert_same(reference, small, x)
     assert report.parameters[1] == sum(p.numel() for p in small.parameters()) <= report.parameters[0]
     for layer in report.layers:
-        module = small.get_submodule(layer.name)
-        assert module.weight.shape[0] == layer.outputs.total - layer.outputs.removed  # pyright: ignore
+        module: Any = small.get_submodule(layer.name)
+        width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        assert width == layer.outputs.total - layer.outputs.removed
 
 
 @pytest.mark.parametrize("name", nets.EXACT)
@@ -168,6 +169,7 @@ def test_filters_that_nobody_reads_go() -> None:
         (nets.InputJoined, (2, 3, 8, 8), "a", "it is joined with an input of the network"),
         (nets.TransformerBlock, (2, 5, 6), "embed", "it passes through `norm` (LayerNorm), which is not known"),
         (nets.Softmax, (2, 4), "b", "it is an output of the network"),
+        (nets.Mixer, (2, 5, 6), "embed", "it is lost at `"),
     ],
 )
 def test_what_cannot_be_removed_stays_with_its_reason(build: Any, shape: Any, layer: str, reason: str) -> None:

@@ -142,6 +142,22 @@ def test_who_belongs_together_with_groups() -> None:
     assert groups["pw",].members[0][1] == groups["grouped",].members[0][1] == tuple((i, i + 4, i + 8) for i in range(4))
 
 
+@pytest.mark.parametrize(
+    ("build", "shape", "inside", "outside"),
+    [(nets.Chunk, (2, 3, 8, 8), {"stem"}, {"a"}), (nets.Mixer, (2, 5, 6), set(), {"embed"})],
+)
+def test_what_equal_masks_do_not_free_is_left_out(build: Any, shape: Any, inside: set[str], outside: set[str]) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    sk.sparsify(model)
+    try:
+        found = {layer for g in sk.coupled_filters(model, torch.randn(shape)).groups for layer, _ in g.members}
+    except ValueError as error:
+        assert "expected channels that can be removed" in str(error)
+        found = set()
+    assert inside <= found and not outside & found
+
+
 def batches(start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         generator = torch.Generator().manual_seed(start)

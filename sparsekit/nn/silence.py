@@ -24,7 +24,7 @@ def silence_batchnorm_(model: nn.Module, example_inputs: Tensor | Sequence[Tenso
     A filter that a mask removes gives zeros (or its bias), of which BatchNorm makes its own bias, or in eval mode what its
     statistics make of it: the channel is dead but not silent, and cannot be removed without changing what follows. This
     changes the outputs of the model, so do it before fine-tuning. Only a BatchNorm that is handed the very output of a
-    convolution or linear layer is seen.
+    convolution (no transposed one) or linear layer is seen.
 
     The zeros are written once. Training leaves the weight at zero, because what it multiplies is zero; the bias gets a
     gradient unless ReLU follows at once (whose gradient at zero is zero). Call again after training, or let
