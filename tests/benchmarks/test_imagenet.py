@@ -54,7 +54,7 @@ def image_of(width: int, height: int) -> Image.Image:
 # Windows
 
 
-@pytest.mark.parametrize("size", [(96, 64), (64, 96), (256, 256), (500, 375), (333, 500)])
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (256, 256), (500, 375), (333, 500), (343, 256), (256, 343)])
 def test_the_centre_is_torchvisions(size: tuple[int, int]) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     wanted = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(image_of(*size))
@@ -83,10 +83,15 @@ def test_windows_are_distributed_as_torchvisions() -> None:
     theirs = [transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
     mine = torch.tensor([(t, left, b - t, r - left) for left, t, r, b in ours], dtype=torch.float64)
     other = torch.tensor(theirs, dtype=torch.float64)
+    # Besides corner and sides the form, whose logarithm is what is drawn evenly, and the area.
+    mine, other = (torch.cat([x, (x[:, 3:] / x[:, 2:3]).log(), x[:, 2:3] * x[:, 3:]], dim=1) for x in (mine, other))
     spread = (mine.var(0) / 4000 + other.var(0) / 4000).sqrt()
     assert ((mine.mean(0) - other.mean(0)).abs() < 4 * spread).all()
     assert ((mine.std(0) / other.std(0) - 1).abs() < 0.05).all()
     assert all(0 <= left < r <= 120 and 0 <= t < b <= 90 for left, t, r, b in ours)
+    # Smaller windows come to every edge.
+    inner = [(left, t, r, b) for left, t, r, b in ours if r - left < 120 and b - t < 90]
+    assert [f(edge) for f, edge in zip((min, min, max, max), zip(*inner, strict=True), strict=True)] == [0, 0, 120, 90]
 
 
 def test_a_window_that_never_fits_is_the_largest_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
