@@ -81,6 +81,7 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
         findings=findings,
         cautions=cautions,
         colour=figures.colour,
+        turn=figures.turn,
         accuracy_figure=lambda group, name: Markup(figures.accuracy_figure(group, name)),
         cost_figure=lambda group, name: Markup(figures.cost_figure(group, name)),
         missing=wording.MISSING,

@@ -27,6 +27,7 @@ from sparsekit.benchmarks.reporting.speedup_curves import (
     colour_of,
     match_figure,
     time_figure,
+    turn_of,
 )
 from sparsekit.benchmarks.reporting.speedup_text import as_markdown, as_tables, legend
 from sparsekit.benchmarks.rows import Row
@@ -57,6 +58,7 @@ WORDS = {
     "sentence": sentence,
     "setting": naming.setting,
     "stamp_line": stamp_line,
+    "turn": turn_of,
     "verdict_lines": speedup_lines.verdict_lines,
     "verdict_of": speedup_lines.verdict_of,
 }

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -16,35 +15,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.entries import Entry
-from sparsekit.benchmarks.reporting.figures import (
-    FAINT,
-    INK,
-    MARKERS,
-    PAPER,
-    SERIES,
-    SETTINGS,
-    VARIABLES,
-    place_legend,
-    position,
-    quiet,
-    svg_element,
-)
+from sparsekit.benchmarks.reporting.figures import SETTINGS, place_legend, position, quiet, svg_element
 from sparsekit.benchmarks.reporting.levels import Level, Report
 from sparsekit.benchmarks.reporting.naming import name_of
+from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, VARIABLES, Style, look
 from sparsekit.benchmarks.reporting.wording import number, number_plain, seconds_text, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
 
 LEAST_WINDOW = 0.03
 """The accuracy axis spans at least this much below the best mean."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colour, marker and line of a method."""
-
-    colour: str
-    marker: str
-    line: str
 
 
 def styles(report: Report) -> dict[str, Style]:
@@ -53,15 +32,17 @@ def styles(report: Report) -> dict[str, Style]:
     base = split_name(report.suite.baseline)[0]
     others = [own for own in owns if own not in (base, "dense")]
     found = {base: Style(INK, "o", "-"), "dense": Style(FAINT, "x", ":")}
-    for i, own in enumerate(others):
-        line = "-" if i < len(SERIES) else (0, (4, 2))
-        found[own] = Style(SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], line)  # pyright: ignore
-    return found
+    return found | {own: look(i) for i, own in enumerate(others)}
 
 
 def colour_of(report: Report, method: str) -> str:
     """CSS variable of a method's colour in the figures."""
     return VARIABLES[styles(report)[split_name(method)[0]].colour]
+
+
+def turn_of(report: Report, method: str) -> int:
+    """How many methods before it have its colour."""
+    return styles(report)[split_name(method)[0]].turn
 
 
 def shown(report: Report) -> list[str]:
@@ -177,8 +158,14 @@ def _curves(axes: Axes, report: Report, value: Callable[[Entry], Estimate | None
             np.array([scale * getattr(e.interval, side) if e and e.interval else np.nan for e in found])
             for side in ("low", "high")
         )
-        look = {"color": style.colour, "ls": style.line, "marker": style.marker, "mec": PAPER, "label": name_of(method)}
-        axes.plot(x, y, lw=1.7, ms=6, mew=0.8, zorder=3, **look)
+        drawn = {
+            "color": style.colour,
+            "ls": style.line,
+            "marker": style.marker,
+            "mec": PAPER,
+            "label": name_of(method),
+        }
+        axes.plot(x, y, lw=1.7, ms=6, mew=0.8, zorder=3, **drawn)
         axes.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0, zorder=2)
         axes.vlines(x, low, high, color=style.colour, lw=1.1, alpha=0.6, zorder=2)
     axes.set_xticks(places, [sparsity_text(level.sparsity).split()[0] for level in report.levels])
