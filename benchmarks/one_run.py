@@ -17,6 +17,7 @@ from sparsekit.benchmarks.dense_file import Dense
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import Keeper, Watch
+from sparsekit.benchmarks.mask_files import keep_masks
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter
 from sparsekit.benchmarks.methods import Start, as_method
@@ -197,6 +198,8 @@ class _Endless:
 
 def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
     final, bench, measured = masks(run.start.model), run.bench, run.meter.row()
+    if bench.keep_masks:
+        keep_masks(bench.out, config.id, run.start.model, tuple(bench.data.x_train.shape[1:]))
     result = {
         "kept": final.count(),
         "total": final.numel,

@@ -75,6 +75,11 @@ def colour(group: Group, method: str) -> str:
     return next(VARIABLES[style.colour] for name, style in _styles(group) if name == method)
 
 
+def styles(group: Group) -> dict[str, Style]:
+    """Style of every method."""
+    return dict(_styles(group))
+
+
 def turn(group: Group, method: str) -> int:
     """How many methods before it have its colour: the page gives each turn a mark of another shape."""
     return next(style.turn for name, style in _styles(group) if name == method)

@@ -22,6 +22,9 @@ from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, VARIABLES,
 from sparsekit.benchmarks.reporting.wording import number, number_plain, seconds_text, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
 
+MOST_BANDS = 8
+"""More bands than these hide each other and the lines; bars alone show the intervals then."""
+
 LEAST_WINDOW = 0.03
 """The accuracy axis spans at least this much below the best mean."""
 
@@ -116,7 +119,8 @@ def _floor(report: Report) -> float:
 
 
 def _window(axes: Axes, report: Report) -> None:
-    """Ends the accuracy axis where only collapsed methods would be."""
+    """Ends the accuracy axis where only collapsed methods would be, and where no accuracy can be."""
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     if collapsed(report):
         axes.set_ylim(bottom=100 * _floor(report))
 
@@ -166,7 +170,8 @@ def _curves(axes: Axes, report: Report, value: Callable[[Entry], Estimate | None
             "label": name_of(method),
         }
         axes.plot(x, y, lw=1.7, ms=6, mew=0.8, zorder=3, **drawn)
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0, zorder=2)
+        if len(names) <= MOST_BANDS:
+            axes.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0, zorder=2)
         axes.vlines(x, low, high, color=style.colour, lw=1.1, alpha=0.6, zorder=2)
     axes.set_xticks(places, [sparsity_text(level.sparsity).split()[0] for level in report.levels])
     axes.set_xlabel("sparsity, %")
