@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
-from sparsekit.benchmarks.families.ablations import ABLATIONS
+from sparsekit.benchmarks.families.ablations import ABLATIONS, SWEPT
 from sparsekit.benchmarks.families.bilevel import BILEVEL
 from sparsekit.benchmarks.families.magnitude import MAGNITUDE
 from sparsekit.benchmarks.method import Method
@@ -12,7 +12,7 @@ from sparsekit.benchmarks.recipe import Recipe, split_name
 
 __all__ = ["ABLATIONS", "METHODS", "Method", "Start", "as_method", "check_method", "make_sgd", "projection_of"]
 
-METHODS: dict[str, Method] = {**MAGNITUDE, **BILEVEL, **ABLATIONS}
+METHODS: dict[str, Method] = {**MAGNITUDE, **BILEVEL, **ABLATIONS, **SWEPT}
 
 
 def as_method(name: str) -> Method:
