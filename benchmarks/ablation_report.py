@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from sparsekit.benchmarks.ablation_variants import CONTROL
 from sparsekit.benchmarks.report import template
 from sparsekit.benchmarks.reporting.ablation import Ablation, summarise_ablation
-from sparsekit.benchmarks.reporting.figures import FAINT, INK, PAPER, SERIES, SETTINGS, quiet, svg_element
+from sparsekit.benchmarks.reporting.figures import SETTINGS, quiet, svg_element
 from sparsekit.benchmarks.reporting.naming import name_of
 from sparsekit.benchmarks.reporting.origin import describe_environment
+from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, SERIES
 from sparsekit.benchmarks.reporting.wording import MISSING, percent, sparsity_text
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS

@@ -42,7 +42,7 @@ class Workbench:
     """Data, networks and dense checkpoints of one recipe; checkpoints are kept under ``out/dense``.
 
     every: seconds between the checkpoints of what is not finished; 0 for each step. stop: ends the work when it is told to.
-    claims: where several processes share ``out``.
+    claims: where several processes share ``out``. keep_masks: runs leave their masks under ``out/masks``.
     """
 
     def __init__(self, recipe: Recipe, out: Path, root: str | Path = ".data", every: float = EVERY) -> None:
@@ -53,6 +53,7 @@ class Workbench:
         self.every, self.stop = every, Stop()
         self.loss = loss_for(recipe.precision, recipe.label_smoothing)
         self.claims: Claims | None = None
+        self.keep_masks = False
         data = load_data(recipe.data, seed=0, limit=recipe.limit, root=root, image_size=recipe.image_size)
         self.data: Images = replace(data, channels_last=recipe.channels_last).to(recipe.device)
         for name in ("batch_size", "dense_batch_size"):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
-from sparsekit.benchmarks.families.ablations import ABLATIONS
+from sparsekit.benchmarks.families.ablations import ABLATIONS, SWEPT
 from sparsekit.benchmarks.families.bilevel import BILEVEL
 from sparsekit.benchmarks.families.criteria import CRITERION_METHODS, criterion_method
 from sparsekit.benchmarks.families.iterative import ITERATIVE
@@ -40,6 +40,7 @@ METHODS: dict[str, Method] = {
     **REGROWTH,
     **ITERATIVE,
     **ABLATIONS,
+    **SWEPT,
 }
 # Those of the user that this process has been asked for, by "module:name".
 _IMPORTED: dict[str, Method] = {}

@@ -17,6 +17,7 @@ from sparsekit.benchmarks.dense_file import Dense
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import Keeper, Watch
+from sparsekit.benchmarks.mask_files import keep_masks
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter
 from sparsekit.benchmarks.methods import Start, as_method
@@ -198,7 +199,9 @@ class _Endless:
 
 def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
     final, bench, measured = masks(run.start.model), run.bench, run.meter.row()
-    begin = bench.evaluation_seconds
+    begin, size = bench.evaluation_seconds, bench.data.image_size
+    if bench.keep_masks:
+        keep_masks(bench.out, config.id, run.start.model, (bench.data.channels, size, size))
     result = {
         "kept": final.count(),
         "total": final.numel,

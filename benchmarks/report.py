@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from sparsekit.benchmarks.reporting import figures, wording
+from sparsekit.benchmarks.reporting import figures, mask_figures, wording
 from sparsekit.benchmarks.reporting.findings import cautions, findings, title
+from sparsekit.benchmarks.reporting.mask_section import mask_section
 from sparsekit.benchmarks.reporting.origin import flat, methods, stamp, subject
 from sparsekit.benchmarks.reporting.speedup import Clock, Factors, Ratio, Speedup, speedup
 from sparsekit.benchmarks.reporting.summary import Cell, Group, Summary, summarise
@@ -56,21 +57,28 @@ FILTERS = {
 }
 
 
-def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -> Path:
+MASK_FIGURES = {
+    "densities_figure": lambda section, name: Markup(mask_figures.densities_figure(section, name)),
+    "overlap_figure": lambda section, name: Markup(mask_figures.overlap_figure(section, name)),
+}
+
+
+def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp", masks: str | Path | None = None) -> Path:
     """Writes the HTML report, atomically: one file with styles and figures inside, no scripts, nothing from a network.
 
     Args:
         rows: rows of kind "compare"; other kinds are passed over.
         path: file to write; its folder is made if needed.
         baseline: method that the others are compared with.
+        masks: folder of the comparison, in which runs may have left their masks; None shows none.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: a row lacks a number.
+        ValueError: a row lacks a number, a file of masks is damaged.
     """
-    summary = summarise(rows, baseline)
+    summary, folder = summarise(rows, baseline), None if masks is None else Path(masks)
     html = template("report.html.j2").render(
         summary=summary,
         heading=title(summary.groups[0]) if len(summary.groups) == 1 else "Comparison of pruning methods",
@@ -81,8 +89,11 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp") -
         findings=findings,
         cautions=cautions,
         colour=figures.colour,
+        turn=figures.turn,
         accuracy_figure=lambda group, name: Markup(figures.accuracy_figure(group, name)),
         cost_figure=lambda group, name: Markup(figures.cost_figure(group, name)),
+        mask_section=lambda group: mask_section(group.runs, folder, wording.label, figures.styles(group)),
+        **MASK_FIGURES,
         missing=wording.MISSING,
         minimum=MINIMUM_PAIRS,
     )

@@ -13,11 +13,12 @@ from rich.table import Table
 
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import as_json
-from sparsekit.benchmarks.report import template
+from sparsekit.benchmarks.report import MASK_FIGURES, template
 from sparsekit.benchmarks.reporting import naming, speedup_lines, wording
 from sparsekit.benchmarks.reporting.caveats import cautions, gaps
 from sparsekit.benchmarks.reporting.claims import HEADLINE_SEEDS, headline, sentence, stamp_line
 from sparsekit.benchmarks.reporting.levels import Level, Report, summarise_suite
+from sparsekit.benchmarks.reporting.mask_section import MaskSection, mask_section
 from sparsekit.benchmarks.reporting.origin import describe_environment
 from sparsekit.benchmarks.reporting.paper import compressed
 from sparsekit.benchmarks.reporting.speedup_bars import compared, factors_figure, gain_figure
@@ -26,7 +27,10 @@ from sparsekit.benchmarks.reporting.speedup_curves import (
     collapsed,
     colour_of,
     match_figure,
+    shown,
+    styles,
     time_figure,
+    turn_of,
 )
 from sparsekit.benchmarks.reporting.speedup_text import as_markdown, as_tables, legend
 from sparsekit.benchmarks.rows import Row
@@ -57,6 +61,7 @@ WORDS = {
     "sentence": sentence,
     "setting": naming.setting,
     "stamp_line": stamp_line,
+    "turn": turn_of,
     "verdict_lines": speedup_lines.verdict_lines,
     "verdict_of": speedup_lines.verdict_of,
 }
@@ -70,19 +75,20 @@ FIGURES = {
 }
 
 
-def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path) -> Path:
+def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path, masks: str | Path | None = None) -> Path:
     """Writes the page, atomically: one file with styles and figures inside, no scripts, nothing from a network.
 
     Args:
         rows: rows of kind "compare"; other kinds are passed over, other recipes and runs counted.
         suite: what the rows were to be.
         path: file to write; its folder is made if needed.
+        masks: folder of the runs, in which they may have left their masks; None shows none.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: a row of the suite lacks a number.
+        ValueError: a row of the suite lacks a number, a file of masks is damaged.
     """
     report = summarise_suite(rows, suite)
     html = template("speedup.html.j2", **FILTERS).render(
@@ -93,6 +99,8 @@ def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path) -> Path:
         swept=[level for level in report.levels if _is_swept(level)],
         shorter=compressed(suite.recipe),
         known={own: METHODS[own].summary for own in _owns(report) if own in METHODS},
+        masks=_masks(report, None if masks is None else Path(masks)),
+        **MASK_FIGURES,
         missing=wording.MISSING,
         minimum=MINIMUM_PAIRS,
         headline_seeds=HEADLINE_SEEDS,
@@ -156,6 +164,13 @@ def _is_swept(level: Level) -> bool:
 
 def _owns(report: Report) -> list[str]:
     return list(dict.fromkeys(naming.split_name(name)[0] for name in report.suite.methods))
+
+
+def _masks(report: Report, folder: Path | None) -> MaskSection:
+    """Masks of the methods that the curves show, each on one budget."""
+    looks = styles(report)
+    methods = {name: looks[naming.split_name(name)[0]] for name in shown(report)}
+    return mask_section(report.runs, folder, naming.name_of, methods)
 
 
 def _marked(figure: Any) -> Any:

@@ -100,6 +100,9 @@ def compare(
     threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Folder for rows, report and dense networks.")] = Path("runs/compare"),
     root: Root = Path(".data"),
+    keep_masks: Annotated[
+        bool, typer.Option("--keep-masks", help="Keep the masks of all runs, for the report.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict cost and time.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -112,6 +115,7 @@ def compare(
             parsed_list("--methods", methods, str), parsed_list("--sparsity", sparsity, float), seeds, recipe
         )
         bench = job.Workbench(recipe, out, root)
+        bench.keep_masks = keep_masks
         if dry_run:
             _show_forecast(configs, bench, as_json)
         else:
@@ -132,7 +136,7 @@ def _run(configs: list[Any], bench: Any, out: Path, as_json: bool) -> None:
 def _show(rows: list[dict[str, Any]], out: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.report import render_table, write_report
 
-    report = write_report(rows, out / "report.html") if any("result" in row for row in rows) else None
+    report = write_report(rows, out / "report.html", masks=out) if any("result" in row for row in rows) else None
     if as_json:
         print_json(rows)
         return

@@ -14,6 +14,7 @@ from sparsekit.console import OUT, Json, plain_table, print_json, reported
 
 if TYPE_CHECKING:
     from sparsekit.inspection import Inspection
+    from sparsekit.mask import Masks
 
 COLUMNS = ("kept", "sparsity", "dead", "dense", "packed")
 CAPTION = (
@@ -27,6 +28,12 @@ def inspect(
         Path, typer.Argument(help="A folder of prune, compare or sk.save, a .safetensors or a .jsonl file.")
     ],
     layers: Annotated[str, typer.Option(help="Glob on layer names, such as 'layer1.*'.")] = "*",
+    paths: Annotated[
+        bool,
+        typer.Option(
+            "--paths/--no-paths", help="Trace which weights connect input and output, where a row says the network."
+        ),
+    ] = True,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything is wrong.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -37,6 +44,9 @@ def inspect(
 
         run = read_run(path)
         found = look(run.checkpoint, layers) if run.checkpoint else None
+        effective, why = _traced(run, found) if found and paths else (None, "not asked for")
+        if effective is not None and run.checkpoint:
+            found = look(run.checkpoint, layers, effective)
         if found is None and layers != "*":
             raise ValueError(f"--layers: expected a checkpoint with layers, got rows alone in {str(path)!r}")
         problems = [*(found.problems if found else ()), *run_problems(run)]
@@ -44,14 +54,35 @@ def inspect(
             facts = {"schema": 1, "kind": "inspection", "path": str(path), "ok": not problems, "problems": problems}
             print_json(facts | {"checkpoint": asdict(found) if found else None, "rows": run.rows})
         else:
-            _show(path, found, run, problems)
+            _show(path, found, run, problems, why)
     if check and problems:
         raise typer.Exit(1)
 
 
-def _show(path: Path, found: Inspection | None, run: Any, problems: list[str]) -> None:
+def _traced(run: Any, found: Inspection) -> tuple[Masks | None, str]:
+    """Effective masks of the checkpoint, or the reason why there are none."""
+    from sparsekit.benchmarks.run_folder import FILE, RunFile
+    from sparsekit.benchmarks.run_network import network_of
+    from sparsekit.benchmarks.runs import row_of
+    from sparsekit.effective import effective_masks
+    from sparsekit.io import load
+
+    row = row_of(run, found.mask_hash)
+    if row is None:
+        return None, "no row says which network it is"
+    try:
+        root = RunFile.read(run.path).root if (run.path / FILE).is_file() else ".data"
+        model, image = network_of(row["config"], root)
+        return effective_masks(load(model, run.checkpoint, masks="infer" if found.inferred else "stored"), image), ""
+    # A look into a file must not fail for what is only said besides.
+    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        return None, str(error)
+
+
+def _show(path: Path, found: Inspection | None, run: Any, problems: list[str], why: str) -> None:
     if found:
         _show_layers(path, found)
+        _show_paths(found, why)
     if run.rows:
         _show_rows(path, run.rows)
     for problem in problems:
@@ -77,6 +108,28 @@ def _show_layers(path: Path, found: Inspection) -> None:
     OUT.print(table)
     for line in _totals(found):
         OUT.print(line, highlight=False, soft_wrap=True)
+
+
+def _show_paths(found: Inspection, why: str) -> None:
+    """Densities beside those that allocations would give, and what connects the input with the output."""
+    traced, columns = found.effective is not None, ("density", "ERK", "effective", "cut")
+    caption = f"ERK: density if ERK divided the same total; uniform: {1 - found.sparsity:.2%} everywhere."
+    if traced:
+        caption += (
+            " effective: density of weights on a path from input to output. cut: output, input units without one."
+        )
+    table = plain_table("densities", ("layer",), columns if traced else columns[:2], caption)
+    for x in found.layers:
+        shares = [f"{n / x.total:.2%}" if x.total else "" for n in (x.kept, x.erk, x.effective) if n is not None]
+        cut = [f"{x.cut_outputs},{x.cut_inputs}" if x.cut_outputs or x.cut_inputs else ""] if traced else []
+        table.add_row(escape(x.name or "(model)"), *shares, *cut)
+    OUT.print(table)
+    if found.effective is None:
+        OUT.print(f"paths:   not traced: {escape(why)}", highlight=False, soft_wrap=True)
+    elif found.total:
+        idle, sparsity = found.kept - found.effective, 1 - found.effective / found.total
+        text = f"{idle:,} kept weights are on no path from input to output; effective sparsity {sparsity:.4%}"
+        OUT.print(f"paths:   {text}", highlight=False, soft_wrap=True)
 
 
 def _totals(found: Inspection) -> list[str]:

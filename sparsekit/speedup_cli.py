@@ -56,6 +56,9 @@ def speedup(
         float | None, typer.Option(help="Seconds after which to stop; the same command goes on.")
     ] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing, report the rows there are.")] = False,
+    keep_masks: Annotated[
+        bool, typer.Option("--keep-masks", help="Keep the masks of all runs, for the report.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict cost and time.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -72,17 +75,19 @@ def speedup(
         if dry_run:
             _forecast(chosen, folder, root, as_json)
         else:
-            whole = report_only or _run(chosen, folder, root, begin + time_budget if time_budget else None)
+            deadline = begin + time_budget if time_budget else None
+            whole = report_only or _run(chosen, folder, root, deadline, keep_masks)
             _report(chosen, folder, whole, as_json)
 
 
-def _run(suite: Any, folder: Path, root: Path, deadline: float | None) -> bool:
+def _run(suite: Any, folder: Path, root: Path, deadline: float | None, keep_masks: bool) -> bool:
     """Do what has no row; False if the time was up before the end."""
     from sparsekit.benchmarks.compare import Workbench, compare
     from sparsekit.benchmarks.keeper import TimeIsUp
     from sparsekit.benchmarks.progress import TerminalProgress
 
     bench = Workbench(suite.recipe, folder, root)
+    bench.keep_masks = keep_masks
     if deadline is not None:
         bench.stop.deadline = deadline
     configs = suite.configs()
@@ -101,7 +106,7 @@ def _report(suite: Any, folder: Path, whole: bool, as_json: bool) -> None:
     from sparsekit.tensor_file import replace_file
 
     rows = read_rows(folder / ROWS) if (folder / ROWS).exists() else []
-    page = write_speedup(rows, suite, folder / "speedup.html")
+    page = write_speedup(rows, suite, folder / "speedup.html", folder)
     text = speedup_markdown(rows, suite)
     replace_file(folder / "speedup.md", lambda target: Path(target).write_text(text, encoding="utf-8"))
     known = {row.get("id") for row in rows if "result" in row}

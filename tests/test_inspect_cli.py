@@ -111,6 +111,37 @@ def test_bad_input_of_inspect(folder: Path, arguments: list[str], message: str) 
     assert message in result.stderr
 
 
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("pruned")
+    sizes = ("--network", "mlp", "--limit", "32", "--dense-epochs", "1", "--epochs", "1", "--batch-size", "16")
+    assert run("prune", *sizes, "--method", "random-erk", "--sparsity", "0.98", "--out", folder).exit_code == 0
+    return folder
+
+
+def test_paths_of_a_run(pruned: Path) -> None:
+    text = run("inspect", pruned).stdout
+    assert "kept weights are on no path from input to output; effective sparsity 98." in text
+    assert "effective" in text and max(map(len, text.split("paths:")[0].splitlines())) <= 90
+    found = json.loads(run("inspect", pruned, "--json").stdout)["checkpoint"]
+    assert 0 < found["effective"] < found["kept"] == sum(layer["erk"] for layer in found["layers"])
+    assert found["effective"] == sum(layer["effective"] for layer in found["layers"])
+    assert any(layer["cut_outputs"] > layer["dead_outputs"] for layer in found["layers"])
+
+
+def test_paths_are_left_out_by_name(pruned: Path, folder: Path, tmp_path: Path) -> None:
+    assert "paths:   not traced: not asked for" in run("inspect", pruned, "--no-paths").stdout
+    assert "paths:   not traced: no row says which network it is" in run("inspect", folder).stdout
+    text = (pruned / "run.json").read_text()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "run.json").write_text(text.replace('"mlp"', '"os:system"'))
+    (foreign / "model.safetensors").write_bytes((pruned / "model.safetensors").read_bytes())
+    result = run("inspect", foreign)
+    assert result.exit_code == 0 and "paths:   not traced: network: expected one of sparsekit's own" in result.stdout
+
+
 # diff
 
 

@@ -202,3 +202,34 @@ def test_diff_names_layers_that_one_side_lacks() -> None:
 def test_two_empty_masks_agree() -> None:
     nothing = ~sk.Mask.full((4, 4))
     assert sk.diff({"a": nothing}, {"a": nothing}).iou == 1.0
+
+
+def test_densities_beside_those_of_erk() -> None:
+    model = pruned()
+    found = sk.inspect(model)
+    shapes = {layer.name: layer.shape for layer in found.layers}
+    expected = sk.ERK()(shapes, {layer.name: layer.total for layer in found.layers}, "0.8")
+    assert {layer.name: layer.erk for layer in found.layers} == expected
+    assert sum(expected.values()) == found.kept and found.effective is None and found.layers[0].effective is None
+
+
+def test_effective_weights_are_reported_where_they_are_given() -> None:
+    model = pruned()
+    kept = sk.masks(model)["3"].dense()
+    kept[:, :4] = False  # four places of the first channel
+    sk.set_masks(model, {"3": sk.Mask.from_dense(kept)})
+    found = sk.inspect(model, effective=sk.effective_masks(model, torch.ones(1, 3, 4, 4)))
+    conv, linear = found.layers
+    first = int(model[0].mask.dense()[0].sum())
+    assert first and conv.effective == conv.kept - first and found.effective == conv.effective + (linear.effective or 0)
+    assert conv.cut_outputs == 1 + conv.dead_outputs and linear.cut_inputs == linear.dead_inputs
+    assert found.problems == ()
+    nothing = {name: mask ^ mask for name, mask in sk.masks(model).items()}
+    assert "no path leads from the input to the output" in sk.inspect(model, effective=nothing).problems[0]
+
+
+def test_effective_weights_of_other_masks_are_refused() -> None:
+    model = pruned()
+    for wrong in ({}, {"0": sk.Mask.full((8, 3, 3, 3)), "3": sk.masks(model)["3"]}):
+        with pytest.raises(ValueError, match="inspect: effective.'0'.: expected weights that the mask keeps, got "):
+            sk.inspect(model, effective=wrong)

@@ -57,6 +57,13 @@ def test_compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(small.eval()(x), again.eval()(x))  # pyright: ignore
 
 
+def test_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = python("diagnostics.md")
+    found = run_snippet(second, run_snippet(first, {}))
+    assert 0 < found["found"].count() < found["masks"].count() == found["others"]["ERK"].count()
+    assert capsys.readouterr().out.splitlines()[-1] == "()"
+
+
 def test_every_block_is_run() -> None:
-    pages = ("distributed.md", "integrations.md", "peers.md", "compact.md")
-    assert [len(python(page)) for page in pages] == [2, 2, 0, 2]
+    pages = ("compact.md", "diagnostics.md", "distributed.md", "integrations.md", "peers.md")
+    assert [len(python(page)) for page in pages] == [2, 2, 2, 2, 0]

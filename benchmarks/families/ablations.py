@@ -78,3 +78,8 @@ ABLATIONS: dict[str, Method] = {
         summary="BiP in one pass, tied, upper step every 4th iteration",
     ),
 }
+
+SWEPT: dict[str, Method] = {
+    "bip-alpha0.01": Method(bip(alpha=0.01), **_TWO, summary="BiP, a hundredth of the lower learning rate"),
+}
+"""Values that only the sweeps of ``ablation_curves`` add: a suite of all ablations keeps its runs."""

@@ -13,23 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, RULE, VARIABLES, Style, look
 from sparsekit.benchmarks.reporting.summary import Cell, Group
 from sparsekit.benchmarks.reporting.wording import label, number, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
-
-INK, FAINT, RULE, PAPER = "#010101", "#010102", "#010103", "#010104"
-SERIES = tuple(f"#0102{i:02x}" for i in range(8))
-"""Stand-ins that no figure holds by chance; in the SVG text they become the CSS variables of VARIABLES."""
-
-VARIABLES = {
-    INK: "--ink",
-    FAINT: "--faint",
-    RULE: "--rule",
-    PAPER: "--paper",
-    **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
-}
-
-MARKERS = ("s", "^", "D", "v", "p", "<", "h", ">")
 
 SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "sparsekit", "font.size": 10.5}
 
@@ -85,16 +72,24 @@ def cost_figure(group: Group, name: str) -> str:
 
 def colour(group: Group, method: str) -> str:
     """CSS variable of a method's colour in the figures, such as "--series-0"."""
-    return next(VARIABLES[stand_in] for name, stand_in, _ in _styles(group) if name == method)
+    return next(VARIABLES[style.colour] for name, style in _styles(group) if name == method)
 
 
-def _styles(group: Group) -> Iterator[tuple[str, str, str]]:
-    """(method, colour, marker): ink for the baseline, series colours for the others."""
+def styles(group: Group) -> dict[str, Style]:
+    """Style of every method."""
+    return dict(_styles(group))
+
+
+def turn(group: Group, method: str) -> int:
+    """How many methods before it have its colour: the page gives each turn a mark of another shape."""
+    return next(style.turn for name, style in _styles(group) if name == method)
+
+
+def _styles(group: Group) -> Iterator[tuple[str, Style]]:
+    """Ink for the baseline, series colours for the others."""
     others = [method for method in group.methods if method != group.baseline]
     for method in group.methods:
-        i = others.index(method) if method in others else 0
-        base = method == group.baseline
-        yield method, INK if base else SERIES[i % len(SERIES)], "o" if base else MARKERS[i % len(MARKERS)]
+        yield method, Style(INK, "o", "-") if method == group.baseline else look(others.index(method))
 
 
 def _accuracy_curves(axes: Axes, group: Group) -> None:
@@ -102,15 +97,16 @@ def _accuracy_curves(axes: Axes, group: Group) -> None:
     axes.set_ylabel("test accuracy, %")
     _spread_lines(axes, group, lambda cell: cell.accuracy, 100)
     for run in group.runs:
-        style = next(s for s in _styles(group) if s[0] == run.method)
+        style = next(style for name, style in _styles(group) if name == run.method)
         x = position(run.sparsity) + _dodge(group, run.method)
-        axes.plot(x, 100 * run.accuracy, style[2], color=style[1], ms=3, alpha=0.3, mec="none", zorder=1)
+        axes.plot(x, 100 * run.accuracy, style.marker, color=style.colour, ms=3, alpha=0.3, mec="none", zorder=1)
     if group.dense:
         axes.axhline(100 * group.dense.mean, color=FAINT, lw=1.2, ls=(0, (5, 3)), label="dense", zorder=1)
 
 
 def _accuracy_strip(axes: Axes, group: Group) -> None:
-    for y, (method, colour, marker) in enumerate(_styles(group)):
+    for y, (method, style) in enumerate(_styles(group)):
+        colour, marker = style.colour, style.marker
         values = [100 * run.accuracy for run in group.runs if run.method == method]
         axes.plot(values, [y] * len(values), "|", color=colour, ms=11, alpha=0.45)
         cell = group.cell(method, group.sparsities[0])
@@ -139,12 +135,12 @@ def _cost_curves(axes: Axes, group: Group, value: Callable[[Cell], Estimate], pr
 
 def _cost_bars(axes: Axes, group: Group, value: Callable[[Cell], Estimate], pretraining: float | None) -> None:
     before = pretraining or 0.0
-    for y, (method, colour, _) in enumerate(_styles(group)):
+    for y, (method, style) in enumerate(_styles(group)):
         cell = group.cell(method, group.sparsities[0])
         if cell:
             cost = value(cell)
             axes.barh(y, before, height=0.5, color=RULE, label="" if y else "dense pretraining")
-            axes.barh(y, cost.mean, left=before, height=0.5, color=colour)
+            axes.barh(y, cost.mean, left=before, height=0.5, color=style.colour)
             axes.annotate(
                 number(cost.mean), (before + cost.mean, y), (5, 0), textcoords="offset points", va="center", color=INK
             )
@@ -155,14 +151,15 @@ def _cost_bars(axes: Axes, group: Group, value: Callable[[Cell], Estimate], pret
 
 def _spread_lines(axes: Axes, group: Group, value: Callable[[Cell], Estimate], scale: float) -> None:
     """One line of means with standard deviations per method; a sparsity without runs is a gap."""
-    for method, colour, marker in _styles(group):
+    for method, style in _styles(group):
         cells = [group.cell(method, sparsity) for sparsity in group.sparsities]
         found = [value(cell) if cell else None for cell in cells]
         x = np.array([position(s) for s in group.sparsities]) + _dodge(group, method)
         y = np.array([scale * e.mean if e else np.nan for e in found])
         sd = np.array([scale * (e.sd or 0.0) if e else np.nan for e in found])
-        axes.plot(x, y, color=colour, lw=1.8, marker=marker, ms=6.5, mec=PAPER, mew=0.8, label=label(method), zorder=3)
-        axes.vlines(x, y - sd, y + sd, color=colour, lw=1.4, zorder=2)
+        drawn = {"color": style.colour, "ls": style.line, "marker": style.marker, "label": label(method)}
+        axes.plot(x, y, lw=1.8, ms=6.5, mec=PAPER, mew=0.8, zorder=3, **drawn)
+        axes.vlines(x, y - sd, y + sd, color=style.colour, lw=1.4, zorder=2)
 
 
 def position(sparsity: float) -> float:

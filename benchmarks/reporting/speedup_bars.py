@@ -12,19 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsekit.benchmarks.recipe import split_name
-from sparsekit.benchmarks.reporting.figures import (
-    FAINT,
-    INK,
-    PAPER,
-    SERIES,
-    SETTINGS,
-    place_legend,
-    quiet,
-    svg_element,
-)
+from sparsekit.benchmarks.reporting.figures import SETTINGS, place_legend, quiet, svg_element
 from sparsekit.benchmarks.reporting.levels import Level, Report, Verdicts
 from sparsekit.benchmarks.reporting.match import Saving
 from sparsekit.benchmarks.reporting.naming import name_of
+from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, SERIES
 from sparsekit.benchmarks.reporting.speedup import Clock
 from sparsekit.benchmarks.reporting.speedup_curves import shown
 from sparsekit.benchmarks.reporting.wording import TIMES, sparsity_text

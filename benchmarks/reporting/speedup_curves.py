@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -16,35 +15,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsekit.benchmarks.recipe import split_name
 from sparsekit.benchmarks.reporting.entries import Entry
-from sparsekit.benchmarks.reporting.figures import (
-    FAINT,
-    INK,
-    MARKERS,
-    PAPER,
-    SERIES,
-    SETTINGS,
-    VARIABLES,
-    place_legend,
-    position,
-    quiet,
-    svg_element,
-)
+from sparsekit.benchmarks.reporting.figures import SETTINGS, place_legend, position, quiet, svg_element
 from sparsekit.benchmarks.reporting.levels import Level, Report
 from sparsekit.benchmarks.reporting.naming import name_of
+from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, VARIABLES, Style, look
 from sparsekit.benchmarks.reporting.wording import number, number_plain, seconds_text, sparsity_text
 from sparsekit.benchmarks.statistics import Estimate
 
+MOST_BANDS = 8
+"""More bands than these hide each other and the lines; bars alone show the intervals then."""
+
 LEAST_WINDOW = 0.03
 """The accuracy axis spans at least this much below the best mean."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colour, marker and line of a method."""
-
-    colour: str
-    marker: str
-    line: str
 
 
 def styles(report: Report) -> dict[str, Style]:
@@ -53,17 +35,17 @@ def styles(report: Report) -> dict[str, Style]:
     base = split_name(report.suite.baseline)[0]
     others = [own for own in owns if own not in (base, "dense")]
     found = {base: Style(INK, "o", "-"), "dense": Style(FAINT, "x", ":")}
-    for i, own in enumerate(others):
-        turn, place = divmod(i, len(SERIES))
-        # Each turn of the colours shifts the markers, as marks alone have to tell methods apart at a single sparsity.
-        marker = MARKERS[(place + 3 * turn) % len(MARKERS)]
-        found[own] = Style(SERIES[place], marker, "-" if turn == 0 else (0, (4, 2)))  # pyright: ignore
-    return found
+    return found | {own: look(i) for i, own in enumerate(others)}
 
 
 def colour_of(report: Report, method: str) -> str:
     """CSS variable of a method's colour in the figures."""
     return VARIABLES[styles(report)[split_name(method)[0]].colour]
+
+
+def turn_of(report: Report, method: str) -> int:
+    """How many methods before it have its colour."""
+    return styles(report)[split_name(method)[0]].turn
 
 
 def shown(report: Report) -> list[str]:
@@ -137,7 +119,8 @@ def _floor(report: Report) -> float:
 
 
 def _window(axes: Axes, report: Report) -> None:
-    """Ends the accuracy axis where only collapsed methods would be."""
+    """Ends the accuracy axis where only collapsed methods would be, and where no accuracy can be."""
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     if collapsed(report):
         axes.set_ylim(bottom=100 * _floor(report))
 
@@ -181,9 +164,16 @@ def _curves(axes: Axes, report: Report, value: Callable[[Entry], Estimate | None
             np.array([scale * getattr(e.interval, side) if e and e.interval else np.nan for e in found])
             for side in ("low", "high")
         )
-        look = {"color": style.colour, "ls": style.line, "marker": style.marker, "mec": PAPER, "label": name_of(method)}
-        axes.plot(x, y, lw=1.7, ms=6, mew=0.8, zorder=3, **look)
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0, zorder=2)
+        drawn = {
+            "color": style.colour,
+            "ls": style.line,
+            "marker": style.marker,
+            "mec": PAPER,
+            "label": name_of(method),
+        }
+        axes.plot(x, y, lw=1.7, ms=6, mew=0.8, zorder=3, **drawn)
+        if len(names) <= MOST_BANDS:
+            axes.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0, zorder=2)
         axes.vlines(x, low, high, color=style.colour, lw=1.1, alpha=0.6, zorder=2)
     axes.set_xticks(places, [sparsity_text(level.sparsity).split()[0] for level in report.levels])
     axes.set_xlabel("sparsity, %")

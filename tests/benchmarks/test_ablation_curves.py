@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps of BiP's constants: the runs that are made, the points, and the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsekit.benchmarks import ablation_curves
+from sparsekit.benchmarks.ablation_curves import SWEEPS, curves_figure, main, methods, points
+from sparsekit.benchmarks.builders import Start
+from sparsekit.benchmarks.engine import Workbench
+from sparsekit.benchmarks.masking import sparsify_for
+from sparsekit.benchmarks.methods import METHODS
+from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.rows import Row, read_rows
+
+pytest.importorskip("sklearn")
+TINY = ["--network", "mlp", "--limit", "32", "--dense-epochs", "1", "--epochs", "1", "--batch-size", "16"]
+
+
+def test_the_methods_have_the_values_that_the_axes_say(tmp_path: Path) -> None:
+    recipe = Recipe(network="mlp", limit=32, batch_size=16)
+    bench = Workbench(recipe, tmp_path)
+    for sweep in SWEEPS:
+        assert [value for value, _ in sweep.methods] == sorted(value for value, _ in sweep.methods)
+        for value, method in sweep.methods:
+            model = bench.network(0)
+            sparsify_for(model, recipe)
+            start = Start(model, bench.loss, {}, 0.5, recipe, 2, 32)
+            pruner: Any = METHODS[method].build(start)
+            rate = pruner.lower.param_groups[0]["lr"]
+            assert (pruner.gamma if sweep.name == "gamma" else rate / recipe.lr) == pytest.approx(value)
+
+
+def test_a_sweep_from_start_to_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY, "--out", str(tmp_path), "--seeds", "2", "--sparsity", "0.5", "0.6", "0.7"]
+    assert main(words) == 0
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert len(rows) == 6 * 3 * 2 and {row["method"] for row in rows} == set(methods())
+    page = (tmp_path / "curves.html").read_text()
+    assert (
+        page.count("<svg") == 1 and "∞" in page and "bip-alpha0.01" in page and page.count('<tr><th scope="row">') == 7
+    )
+    assert main([*words, "--report-only"]) == 0 and main(words) == 0
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "curves.html")] * 3
+
+
+def row(method: str, seed: int, accuracy: float, sparsity: float = 0.9, **changes: Any) -> Row:
+    shared = {"kind": "compare", "method": method, "sparsity": sparsity, "seed": seed, "config": {"network": "mlp"}}
+    return shared | {"result": {"test_accuracy": accuracy}, "environment": {}} | changes
+
+
+def test_points_are_means_over_seeds_of_what_has_finished() -> None:
+    rows = [row("bip", 0, 0.8), row("bip", 1, 0.9), row("bip-inf", 0, 0.5), row("imp", 0, 0.1)]
+    rows += [row("bip", 0, 0.7), {k: v for k, v in row("bip-gamma10", 0, 0.3).items() if k != "result"}]
+    found = points(rows)
+    assert [(p.sweep, p.value, p.accuracy.n) for p in found] == [
+        ("gamma", 1.0, 2),
+        ("gamma", math.inf, 1),
+        ("alpha", 1.0, 2),
+    ]
+    assert found[0].accuracy.mean == pytest.approx(0.8) and found[1].accuracy.interval is None
+    with pytest.raises(ValueError, match="expected runs of one recipe, got 2"):
+        points([*rows, row("bip", 2, 0.8, config={"network": "convnet"})])
+
+
+def test_the_figure_has_a_line_for_each_sparsity() -> None:
+    rows = [row(m, s, 0.9 + 0.01 * s, level) for m in methods() for s in (0, 1) for level in (0.9, 0.95, 0.98)]
+    text = curves_figure(points(rows), "c")
+    for words in ("90", "95", "98", "∞", "γ", "factor of the lower rate"):
+        assert f">{words}" in text, words
+    assert {f"var(--series-{i})" for i in range(3)} <= set(re.findall(r"var\(--series-\d\)", text))
+
+
+def test_failures_and_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path), "--report-only"]) == 2
+    assert "error: read_rows: path: expected a file or folder" in capsys.readouterr().err
+    assert main([*TINY, "--out", str(tmp_path), "--seeds", "0"]) == 2
+    monkeypatch.setattr(ablation_curves, "compare", lambda *a, **b: [{"error": "no luck"}])
+    (tmp_path / "rows.jsonl").write_text("")
+    assert main([*TINY, "--out", str(tmp_path), "--seeds", "1"]) == 2
+    assert "expected finished runs of the sweeps, got none" in capsys.readouterr().err
+    monkeypatch.setattr(ablation_curves, "read_rows", lambda path: [row("bip", 0, 0.5, config=RECIPE)])
+    assert main([*TINY, "--out", str(tmp_path), "--seeds", "1"]) == 1
+
+
+RECIPE = {"network": "mlp", "data": "digits", "epochs": 1, "dense_epochs": 1}
