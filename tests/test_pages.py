@@ -44,5 +44,13 @@ def test_transformers(tmp_path: Path) -> None:
     assert sk.masks(model).sparsity == pytest.approx(0.9, abs=1e-3)
 
 
+def test_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = python("diagnostics.md")
+    found = run_snippet(second, run_snippet(first, {}))
+    assert 0 < found["found"].count() < found["masks"].count() == found["others"]["ERK"].count()
+    assert capsys.readouterr().out.splitlines()[-1] == "()"
+
+
 def test_every_block_is_run() -> None:
-    assert [len(python(page)) for page in ("distributed.md", "integrations.md", "peers.md")] == [2, 2, 0]
+    pages = ("diagnostics.md", "distributed.md", "integrations.md", "peers.md")
+    assert [len(python(page)) for page in pages] == [2, 2, 2, 0]
