@@ -309,6 +309,24 @@ def test_synflow_by_hand() -> None:
     assert kept(pruner) == [[0, 1], [0, 0]] and kept(pruner, "2") == [[1, 1]]
 
 
+def test_all_parameters_and_statistics_are_absolute() -> None:
+    model = network()
+    with torch.no_grad():
+        for name, t in model.state_dict().items():
+            if t.is_floating_point():
+                t.copy_(torch.randn_like(t).abs() + 0.5 if "var" in name else torch.randn_like(t))
+    plain = sk.finalize(copy.deepcopy(model)).double().eval()
+    with torch.no_grad():
+        for t in (*plain.parameters(), *plain.buffers()):
+            t.abs_()
+    plain(torch.ones(1, 2, 6, 6, dtype=torch.float64)).sum().backward()
+    (found,), _ = scores_of(sk.SynFlow(model, entropy, 0.5, rounds=1))
+    for name, score in found.items():
+        weight = plain.get_submodule(name).weight
+        torch.testing.assert_close(score, (weight * weight.grad).detach(), rtol=1e-12, atol=0)  # pyright: ignore
+        assert bool(score.any())
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_every_layer_passes_on_the_same_sum(norm: bool) -> None:
     found, pruner = scores_of(sk.SynFlow(chain(5, norm=norm), entropy, 0.9, rounds=4))
@@ -584,6 +602,16 @@ def test_rounds_by_erk_never_ask_for_what_is_gone(seed: int) -> None:
     pruner = sk.CriterionPruning(model, entropy, 0.8, "magnitude", rounds=25, projection=projection)
     assert pruner.step(iter([])).read()["regrown"] == 0
     assert pruner.masks.count() == kept_count(pruner.masks.numel, 0.8)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_name_stands_for_what_the_class_does(name: str) -> None:
+    by_class, by_name = KINDS[name](network(), entropy, 0.8), sk.CriterionPruning(network(), entropy, 0.8, name)
+    for pruner in (by_class, by_name):
+        pruner.step(batches())
+    assert by_class.masks == by_name.masks and by_class.cost.passes == by_name.cost.passes
+    twin = CRITERIA[name]
+    assert (by_class.rounds, by_class.batches, by_class.batchnorm) == (twin.rounds, twin.batches, twin.batchnorm)
 
 
 def test_the_old_criteria_are_criteria() -> None:
