@@ -129,22 +129,27 @@ def test_snip_of_units_is_the_gradient_of_one_gate_on_each() -> None:
     assert sums.tolist() == [2, 5, 3]
 
 
-def test_rounds_score_what_is_left_on_new_batches() -> None:
-    seen: list[int] = []
-    given = batches()
+@pytest.mark.parametrize("schedule", ["geometric", "linear"])
+def test_rounds_score_what_is_left_on_new_batches(schedule: str) -> None:
+    seen: list[Any] = []
 
-    def counting() -> Iterator[Batch]:
-        for batch in given:
-            seen.append(1)
-            yield batch
+    def spy(scoring: Scoring) -> Mapping[str, Tensor]:
+        kept_now = sum(int(mask.sum()) for mask in scoring.masks.values())
+        pruned = sum(int(w[~scoring.masks[n]].count_nonzero()) for n, w in scoring.weights.items())
+        seen.append((scoring.round, [b[0] for b in scoring.batches], kept_now, pruned))
+        return scoring.weights
 
-    pruner = sk.SNIP(network(), entropy, 0.9, batches=2, rounds=3)
-    total, counts = pruner.masks.numel, []
-    real = pruner._project
-    pruner._project = lambda *a: (real(*a), counts.append(pruner.masks.count()))[0]  # pyright: ignore
-    found, _ = scores_of(pruner, counting())
-    assert len(seen) == 6 and counts == [kept_count(total, 1 - 0.1 ** (t / 3)) for t in (1, 2, 3)]
-    assert not torch.equal(found[0]["0"], found[1]["0"])
+    given, expected = batches(), batches()
+    more: dict[str, Any] = {"batches": 2, "rounds": 3, "schedule": schedule}
+    sk.CriterionPruning(network(), entropy, 0.9, sk.Criterion("spy", spy), **more).step(given)
+    total = sk.masks(network()).numel
+    shares = [0.1 ** (t / 3) for t in range(3)] if schedule == "geometric" else [1.0, 0.7, 0.4]
+    assert [(t, n, pruned) for t, _, n, pruned in seen] == [
+        (t, kept_count(total, 1 - s), 0) for t, s in enumerate(shares)
+    ]
+    for _, own, *_ in seen:
+        assert len(own) == 2 and all(torch.equal(x, next(expected)[0]) for x in own)
+    assert torch.equal(next(given)[0], next(expected)[0])
 
 
 # GraSP
