@@ -129,22 +129,27 @@ def test_snip_of_units_is_the_gradient_of_one_gate_on_each() -> None:
     assert sums.tolist() == [2, 5, 3]
 
 
-def test_rounds_score_what_is_left_on_new_batches() -> None:
-    seen: list[int] = []
-    given = batches()
+@pytest.mark.parametrize("schedule", ["geometric", "linear"])
+def test_rounds_score_what_is_left_on_new_batches(schedule: str) -> None:
+    seen: list[Any] = []
 
-    def counting() -> Iterator[Batch]:
-        for batch in given:
-            seen.append(1)
-            yield batch
+    def spy(scoring: Scoring) -> Mapping[str, Tensor]:
+        kept_now = sum(int(mask.sum()) for mask in scoring.masks.values())
+        pruned = sum(int(w[~scoring.masks[n]].count_nonzero()) for n, w in scoring.weights.items())
+        seen.append((scoring.round, [b[0] for b in scoring.batches], kept_now, pruned))
+        return scoring.weights
 
-    pruner = sk.SNIP(network(), entropy, 0.9, batches=2, rounds=3)
-    total, counts = pruner.masks.numel, []
-    real = pruner._project
-    pruner._project = lambda *a: (real(*a), counts.append(pruner.masks.count()))[0]  # pyright: ignore
-    found, _ = scores_of(pruner, counting())
-    assert len(seen) == 6 and counts == [kept_count(total, 1 - 0.1 ** (t / 3)) for t in (1, 2, 3)]
-    assert not torch.equal(found[0]["0"], found[1]["0"])
+    given, expected = batches(), batches()
+    more: dict[str, Any] = {"batches": 2, "rounds": 3, "schedule": schedule}
+    sk.CriterionPruning(network(), entropy, 0.9, sk.Criterion("spy", spy), **more).step(given)
+    total = sk.masks(network()).numel
+    shares = [0.1 ** (t / 3) for t in range(3)] if schedule == "geometric" else [1.0, 0.7, 0.4]
+    assert [(t, n, pruned) for t, _, n, pruned in seen] == [
+        (t, kept_count(total, 1 - s), 0) for t, s in enumerate(shares)
+    ]
+    for _, own, *_ in seen:
+        assert len(own) == 2 and all(torch.equal(x, next(expected)[0]) for x in own)
+    assert torch.equal(next(given)[0], next(expected)[0])
 
 
 # GraSP
@@ -307,6 +312,24 @@ def test_synflow_by_hand() -> None:
     # R = 2 (1 + 2) + 1 (3 + 0.5) + |bias|
     assert found[0]["0"].tolist() == [[2, 4], [3, 0.5]] and found[0]["2"].tolist() == [[6, 3.5]]
     assert kept(pruner) == [[0, 1], [0, 0]] and kept(pruner, "2") == [[1, 1]]
+
+
+def test_all_parameters_and_statistics_are_absolute() -> None:
+    model = network()
+    with torch.no_grad():
+        for name, t in model.state_dict().items():
+            if t.is_floating_point():
+                t.copy_(torch.randn_like(t).abs() + 0.5 if "var" in name else torch.randn_like(t))
+    plain = sk.finalize(copy.deepcopy(model)).double().eval()
+    with torch.no_grad():
+        for t in (*plain.parameters(), *plain.buffers()):
+            t.abs_()
+    plain(torch.ones(1, 2, 6, 6, dtype=torch.float64)).sum().backward()
+    (found,), _ = scores_of(sk.SynFlow(model, entropy, 0.5, rounds=1))
+    for name, score in found.items():
+        weight = plain.get_submodule(name).weight
+        torch.testing.assert_close(score, (weight * weight.grad).detach(), rtol=1e-12, atol=0)  # pyright: ignore
+        assert bool(score.any())
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -584,6 +607,16 @@ def test_rounds_by_erk_never_ask_for_what_is_gone(seed: int) -> None:
     pruner = sk.CriterionPruning(model, entropy, 0.8, "magnitude", rounds=25, projection=projection)
     assert pruner.step(iter([])).read()["regrown"] == 0
     assert pruner.masks.count() == kept_count(pruner.masks.numel, 0.8)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_name_stands_for_what_the_class_does(name: str) -> None:
+    by_class, by_name = KINDS[name](network(), entropy, 0.8), sk.CriterionPruning(network(), entropy, 0.8, name)
+    for pruner in (by_class, by_name):
+        pruner.step(batches())
+    assert by_class.masks == by_name.masks and by_class.cost.passes == by_name.cost.passes
+    twin = CRITERIA[name]
+    assert (by_class.rounds, by_class.batches, by_class.batchnorm) == (twin.rounds, twin.batches, twin.batchnorm)
 
 
 def test_the_old_criteria_are_criteria() -> None:
