@@ -416,6 +416,9 @@ for thing, option, value, text in (
     ("SpODE", "step_schedule", "x", "SpODE: step_schedule: expected one of exp, lin, invexp, hess, got 'x'"),
     ("SpODE", "radius_schedule", "x", "SpODE: radius_schedule: expected one of fix, invexp, hess, got 'x'"),
     ("SpODE", "batchnorm", "x", "SpODE: batchnorm: expected one of train, eval, frozen, got 'x'"),
+    ("SpODE", "radius_search", "x", "SpODE: radius_search: expected one of none, auto, autor, got 'x'"),
+    ("SpODE", "mask_option", "x", "SpODE: mask_option: expected one of one, mask, sign, got 'x'"),
+    ("SpODE", "recalibration", "x", "SpODE: recalibration: expected one of average, released, released_reset, got 'x'"),
     ("SpODE", "score_momentum", 1.0, "SpODE: score_momentum: expected a number in [0, 1), got 1.0"),
     ("SpODE", "ratio", 0.0, "SpODE: ratio: expected a number in (0, 1), got 0.0"),
     ("SpODE", "eps", 0.5, "SpODE: eps: expected a number in (0.5, 1), got 0.5"),
@@ -777,7 +780,14 @@ def enter(context: Any, model: Any) -> None:
 
 NO_MODULE = "prepared_weights: model: expected a torch.nn.Module, got int"
 case("prepared_weights", "no module", T, NO_MODULE, enter, sk.prepared_weights, 3)
-case("captured", "no pruner", T, "captured: pruner: expected one that trains, got Linear", sk.captured, nn.Linear(2, 2))
+case(
+    "captured",
+    "no pruner",
+    T,
+    "captured: pruner: expected one that trains in one go, got Linear",
+    sk.captured,
+    nn.Linear(2, 2),
+)
 for what, error, text, model in (
     ("no module", T, "expected a torch.nn.Module, got NoneType", None),
     ("no masks", V, "expected masked Conv2d layers, got none; call sparsify first", nn.Linear(2, 2)),

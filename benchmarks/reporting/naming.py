@@ -23,8 +23,6 @@ NAMES = {
     "bip-released": "BiP (as released)",
     "bip-finetune": "BiP (fine-tuned)",
     "spode-bip": "SpODE, then BiP",
-    "iter-magnitude": "Magnitude (iterative)",
-    "iter-spode": "SpODE (iterative)",
     "dense": "Dense (continued)",
     "dpf": "DPF",
     "random-erk": "Random (ERK)",

@@ -23,6 +23,8 @@ LABELS = {
     "random-erk": "Random (ERK)",
     "rigl": "RigL",
     "set": "SET",
+    "iter-magnitude": "Magnitude (iterative)",
+    "iter-spode": "SpODE (iterative)",
     "oneshot": "One-shot magnitude",
     "snip": "SNIP",
     "grasp": "GraSP",

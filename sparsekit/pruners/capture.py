@@ -164,7 +164,7 @@ class Captured:
 
     def __init__(self, pruner: BasePruner, on_capture: Callable[[float], None] = lambda seconds: None) -> None:
         if not isinstance(pruner, (BiP, SpODE, RoundPruner)):
-            raise TypeError(f"captured: pruner: expected one that trains, got {type(pruner).__name__}")
+            raise TypeError(f"captured: pruner: expected one that trains in one go, got {type(pruner).__name__}")
         device = self._device(pruner)
         if device.type != "cuda":
             raise ValueError(f"captured: pruner: expected a model on a CUDA device, got one on {device}")

@@ -31,13 +31,15 @@ def batch_size(batch: Any) -> int:
 class Cost:
     """Counters of one run.
 
-    steps: iterations of the pruner. passes: forward+backward pairs. samples: summed over the passes.
+    steps: iterations of the pruner. passes: forward+backward pairs. samples: summed over the passes. forwards: samples that
+    were seen by a forward pass alone, as SpODE's search for a radius does.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.steps = 0
         self.passes = 0
         self.samples = 0
+        self.forwards = 0
         self._device = device
         self._seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
@@ -47,11 +49,16 @@ class Cost:
         self.passes += 1
         self.samples += samples
 
+    def count_forward(self, samples: int) -> None:
+        """Count one forward pass without a backward pass."""
+        self.forwards += samples
+
     def absorb(self, other: Cost) -> None:
         """Move what another has counted here, but for its steps; waits for nothing."""
         self.passes, self.samples = self.passes + other.passes, self.samples + other.samples
         self._seconds, self._events = self._seconds + other._seconds, [*self._events, *other._events]
-        other.passes = other.samples = 0
+        self.forwards += other.forwards
+        other.passes = other.samples = other.forwards = 0
         other._seconds, other._events = 0.0, []
 
     @contextmanager
@@ -86,18 +93,20 @@ class Cost:
     def state_dict(self) -> dict[str, float]:
         """Counters as plain numbers."""
         seconds = self.selection_seconds
-        return {"steps": self.steps, "passes": self.passes, "samples": self.samples, "selection_seconds": seconds}
+        counters = {"steps": self.steps, "passes": self.passes, "samples": self.samples, "forwards": self.forwards}
+        return {**counters, "selection_seconds": seconds}
 
     @staticmethod
     def check_state(where: str, state: Any) -> None:
         """Raise ValueError or TypeError, which begins with ``where``, if ``state`` is none of these."""
         check_keys(where, state, ("steps", "passes", "samples", "selection_seconds"))
-        for name in ("steps", "passes", "samples"):
-            checked_count(where, name, state[name], 0)
+        for name in ("steps", "passes", "samples", "forwards"):
+            checked_count(where, name, state.get(name, 0), 0)
         if not isinstance(state["selection_seconds"], (int, float)):
             raise ValueError(f"{where}: selection_seconds: expected a number, got {state['selection_seconds']!r}")
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take over counters."""
         self.steps, self.passes, self.samples = (int(state[k]) for k in ("steps", "passes", "samples"))
+        self.forwards = int(state.get("forwards", 0))  # older states have none
         self._seconds, self._events = float(state["selection_seconds"]), []

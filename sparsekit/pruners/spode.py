@@ -42,7 +42,9 @@ from sparsekit.pruners.bip_options import batchnorm_policy
 from sparsekit.pruners.checks import check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.polarisers import polarise
+from sparsekit.pruners.spode_gates import fold, initial_gates, one_batch
 from sparsekit.pruners.spode_options import SpODEOptions, checked_arguments
+from sparsekit.pruners.spode_search import search
 
 
 class SpODE(BasePruner):
@@ -64,8 +66,8 @@ class SpODE(BasePruner):
     Raises:
         ValueError, TypeError: arguments out of range or of a wrong kind; nothing to prune; masks already too sparse.
 
-    Pruned theta: unchanged, as all of theta. The masks count units exactly: kept_count(units, 1 - density) after each
-    step and kept_count(units, sparsity) at the end. Biases have no gates.
+    Pruned theta: unchanged, as all of theta (but see SpODEOptions.mask_option). The masks count units exactly:
+    kept_count(units, 1 - density) after each step and kept_count(units, sparsity) at the end. Biases have no gates.
     """
 
     def __init__(
@@ -94,28 +96,11 @@ class SpODE(BasePruner):
         self._shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
         self._units = {name: prod(pattern.unit_shape(shape)) for name, shape in self._shapes.items()}
         self._sizes = {name: pattern.unit_size(shape) for name, shape in self._shapes.items()}
-        self.gates, self._start = self._initial_gates()
+        self.gates, self._start = initial_gates(self.masks, self.projection, self._units, self.sparsity)
         self.density = self._start
         if self.options.reproject:
             self._rescale()
         self.scores: dict[str, Tensor] = {}
-
-    def _initial_gates(self) -> tuple[dict[str, Tensor], float]:
-        """Float32 gates equal to the present masks of the units, and the density of these."""
-        pattern, gates = self.projection.pattern, {}
-        for name, mask in self.masks.items():
-            dense = mask.dense()
-            gates[name] = (pattern.reduce_sum(dense.float()) > 0).float()
-            if not torch.equal(pattern.expand(gates[name], self._shapes[name]) > 0, dense):
-                raise ValueError(f"SpODE: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
-        kept, units = sum(int(gate.count_nonzero()) for gate in gates.values()), sum(self._units.values())
-        budget = self.projection.budget(self._shapes, self.sparsity)
-        final = budget if isinstance(budget, int) else sum(budget.values())
-        if kept < max(final, 1):
-            raise ValueError(
-                f"SpODE: model: expected masks that keep at least {max(final, 1):,} units, got {kept:,} kept"
-            )
-        return gates, max(kept / units, 1.0 - self.sparsity)
 
     @property
     def done(self) -> bool:
@@ -124,23 +109,36 @@ class SpODE(BasePruner):
     def _advance(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         last = self._step + 1 == self.steps
         # All that the step will need is drawn before anything changes, so that a step without it can be repeated.
-        batch, *extra = self._draw(batches, 1 + (self.recalibrate if last and has_batchnorm(self.model) else 0))
+        wanted = self.recalibrate if self.options.recalibration == "average" else min(self.recalibrate, 1)
+        batch, *extra = self._draw(batches, 1 + (wanted if last and has_batchnorm(self.model) else 0))
         loss, e = self._descent(batch)
         slope = float(flow.norm(e)) if self.options.step_schedule == "hess" else 0.0
         dt = self._step_size(slope)
-        delta = self._direction(e, self._energy_gradient(), self._radius(slope))
-        for name, m in self.gates.items():
-            m.add_(delta[name], alpha=dt)
-        self.density = 1.0 - self.sparsity if last else self.density - dt
+        planned = 1.0 - self.sparsity if last else self.density - dt
+        taken = self._move(batch, e, dt, self._radius(slope), planned)
+        self.density = planned
         if self.options.reproject:
             self._rescale()
         elif not last:
             self.density = min(float(self._energy()), 1.0)
         scores = self._scores(last)
         moved = self._project(scores, self.sparsity if last else self._removed(), key="value")
-        if extra:
+        if last and self.options.mask_option != "one":
+            fold(self.layers, self.gates, self.projection, self.options.mask_option)
+        if extra and self.options.recalibration == "average":
             recalibrate_batchnorm(self.model, extra, self.loss)
-        return {"loss": loss, "energy": self._energy(), **moved}
+        elif extra:
+            one_batch(self.model, extra[0], self.loss, self.options.recalibration == "released_reset")
+        return {"loss": loss, "energy": self._energy(), **taken, **moved}
+
+    def _move(self, batch: Any, e: dict[str, Tensor], dt: float, radius: float, planned: float) -> dict[str, Tensor]:
+        """One Euler step of the gates; with a search also the radius that it took."""
+        if self.options.radius_search != "none":
+            return search(self, batch, e, dt, radius, round(1.0 - planned, 12))
+        delta = flow.direction(e, self._energy_gradient(), radius)
+        for name, m in self.gates.items():
+            m.add_(delta[name], alpha=dt)
+        return {}
 
     def _removed(self) -> float:
         """Sparsity that the flow has reached; rounded, lest a sum of steps move a count that is exact on paper."""
@@ -163,9 +161,8 @@ class SpODE(BasePruner):
                 found = self._on_device("descent", None, [batch], self._dense_pass)
                 dz = {name: found[f"dz {name}"] for name in theta}
             else:
-                values, slopes = self._polarised(theta)
-                z = {n: (pattern.expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
-                _, dz = gradients_at(self.model, self._evaluate, batch, z)
+                values, slopes = self._polarised(theta, self.gates, self._removed())
+                _, dz = gradients_at(self.model, self._evaluate, batch, self._effective(values, theta))
                 self.cost.count_pass(batch_size(batch))
                 found = {"loss": self._loss_value}
         e = {name: -pattern.reduce_sum(w.float() * dz[name].float()) for name, w in theta.items()}
@@ -176,18 +173,21 @@ class SpODE(BasePruner):
         self.cost.count_pass(batch_size(drawn[0]))
         return {"loss": self._loss_value, **{f"dz {name}": value for name, value in dz.items()}}
 
-    def _polarised(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _effective(self, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """P(m) * theta."""
+        expand = self.projection.pattern.expand
+        return {n: (expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
+
+    def _polarised(
+        self, theta: Mapping[str, Tensor], gates: Mapping[str, Tensor], removed: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """P(m) and its slopes, by thresholds over what the allocation gives one budget."""
-        budget = self.projection.budget(self._shapes, self._removed())
-        pruned: float | dict[str, float] = self._removed()
+        budget = self.projection.budget(self._shapes, removed)
+        pruned: float | dict[str, float] = removed
         if not isinstance(budget, int):
             pruned = {name: 1.0 - budget[name] / units if units else 0.0 for name, units in self._units.items()}
         factors = {name: self.projection.pattern.reduce_sum(w.float().abs()) for name, w in theta.items()}
-        return polarise(self.polariser, self.gates, factors, pruned, self.options.ratio, self.options.eps)
-
-    def _direction(self, e: dict[str, Tensor], g: dict[str, Tensor], radius: float) -> dict[str, Tensor]:
-        """F, the change of the gates per unit of density taken away."""
-        return flow.direction(e, g, radius)
+        return polarise(self.polariser, gates, factors, pruned, self.options.ratio, self.options.eps)
 
     def _step_size(self, slope: float) -> float:
         """dt, the density to take away in this step; slope is |grad E|."""

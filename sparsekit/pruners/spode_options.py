@@ -12,6 +12,12 @@ from sparsekit.pruners import flow
 from sparsekit.pruners.checks import checked_sparsity
 from sparsekit.pruners.polarisers import POLARISERS
 
+SEARCHES = ("none", "auto", "autor")
+MASK_OPTIONS = ("one", "mask", "sign")
+RECALIBRATIONS = ("average", "released", "released_reset")
+REALISED = 0.9
+"""Share of the density asked for that a step of a search has to realise."""
+
 
 @dataclass(frozen=True)
 class SpODEOptions:
@@ -24,10 +30,20 @@ class SpODEOptions:
         "hess").
     reproject: rescale the gates after every step so that G is exactly the density planned. This moves no ranking.
         False is the bare Euler step: G lags behind the plan as ``flow.drift`` says, density and thresholds follow G
-        itself, read from the device in every step.
+        itself, read from the device in every step. Of binary masks that keep a share k, the G of "l2" is sqrt(k): a run
+        that begins with partial masks takes itself to be that dense after its first step and prunes too little, until
+        its last projection. The released code does so from the second round of its iterative mode on.
     batchnorm: during the flow, "train" leaves BatchNorm as it is (in train mode its running statistics move), "frozen"
         keeps the running statistics, "eval" normalises with them.
     score_momentum: mu of S <- |m * theta| + mu S, in [0, 1); S ranks the last projection, |m * theta| all others.
+    radius_search: "none", or a search in every step, "auto" or "autor", see ``spode_search``; seven forward passes more a
+        step, counted in ``cost.forwards``. The metrics then show the radius taken. E of a trial uses the same batch; what
+        a loss draws at random differs between trials.
+    mask_option: what becomes of gates that are kept: "one" (they are 1), or, in the released code, "mask" (m stays a
+        factor) and "sign" (its sign does). Here the factor goes into theta at the end, so that the masks remain masks.
+    recalibration: of BatchNorm at the end: "average" over ``recalibrate`` batches; the released code has one batch in
+        train mode with the momentum of the layers, after a reset ("released_reset", its way for single weights) or without
+        one ("released", for channels); ``recalibrate`` 0 still means none.
     ratio, eps: lower quantile and steepness of the sigmoid polarisers, see ``polarise``.
     """
 
@@ -36,6 +52,9 @@ class SpODEOptions:
     reproject: bool = True
     batchnorm: str = "train"
     score_momentum: float = 0.0
+    radius_search: str = "none"
+    mask_option: str = "one"
+    recalibration: str = "average"
     ratio: float = 0.9
     eps: float = 0.9
 
@@ -46,6 +65,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "step_schedule": flow.STEP_SCHEDULES,
     "radius_schedule": flow.RADIUS_SCHEDULES,
     "batchnorm": ("train", "eval", "frozen"),
+    "radius_search": SEARCHES,
+    "mask_option": MASK_OPTIONS,
+    "recalibration": RECALIBRATIONS,
 }
 
 

@@ -94,6 +94,11 @@ def from_masks(model: nn.Module, loss: Any, start: Any) -> Any:
     return bip(start="masks")(model, loss, start)
 
 
+def iterative(model: nn.Module, loss: Any, inner: Any) -> Any:
+    options: Any = {"steps_per_round": 2, "rounds": 2, "final_steps": 2, "curve": "constant", "final_curve": "constant"}
+    return sk.Iterative(model, loss, 0.7, pruner=inner, optimizer=sgd, **options)
+
+
 PRUNERS: dict[str, Maker] = {
     "BiP": bip(),
     "BiP, tied": bip(passes=1, scores="tied"),
@@ -107,6 +112,7 @@ PRUNERS: dict[str, Maker] = {
     "SpODE": spode(),
     "SpODE, gau": spode(polariser="gau", options=SpODEOptions(step_schedule="hess")),
     "SpODE, oh": spode(polariser="oh", energy="l1", options=SpODEOptions(reproject=False)),
+    "SpODE, search": spode(options=SpODEOptions(radius_search="auto", mask_option="sign", recalibration="released")),
     "SpODE, channels": spode(projection=sk.Projection("channel", "uniform")),
     "IMP": lambda model, loss, start: sk.IMP(
         model, loss, 0.7, optimizer=sgd, steps_per_round=2, rewind="init", rewind_state=start, curve="constant"
@@ -148,6 +154,10 @@ PRUNERS: dict[str, Maker] = {
     ),
     "RigL": lambda model, loss, _: sk.RigL(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
     "SET": lambda model, loss, _: sk.SET(model, loss, 0.7, optimizer=sgd, steps=6, every=2, curve="constant"),
+    "Iterative": lambda model, loss, _: iterative(model, loss, lambda m, s: sk.OneShotMagnitude(m, loss, s)),
+    "Iterative, SpODE": lambda model, loss, _: iterative(
+        model, loss, lambda m, s: sk.SpODE(m, loss, s, steps=2, recalibrate=1)
+    ),
     "RandomPruning": lambda model, loss, start: sk.RandomPruning(
         model, loss, 0.7, optimizer=sgd, steps=3, rewind_state=start, curve="constant", projection=sk.Projection()
     ),

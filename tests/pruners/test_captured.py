@@ -276,7 +276,7 @@ def test_a_loss_that_waits_for_the_device_cannot_be_captured(imitated):
 
 
 def test_refusals(imitated, monkeypatch):
-    with pytest.raises(TypeError, match="captured: pruner: expected one that trains, got Linear"):
+    with pytest.raises(TypeError, match="captured: pruner: expected one that trains in one go, got Linear"):
         sk.captured(nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="captured: pruner: expected an optimizer whose learning rate is a tensor"):
         sk.captured(build(fused=False))

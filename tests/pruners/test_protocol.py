@@ -231,6 +231,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "spode-l1-gau": spode(energy="l1", polariser="gau", options=SpODEOptions(score_momentum=0.5)),
     "spode-hess": spode(polariser="qtm", options=SpODEOptions(step_schedule="hess", radius_schedule="hess")),
     "spode-bare": spode(options=SpODEOptions(reproject=False, batchnorm="frozen")),
+    "spode-search": spode(
+        options=SpODEOptions(radius_search="auto", mask_option="mask", recalibration="released_reset")
+    ),
     "imp-init": imp(steps_per_round=2, rewind="init", rewind_state=INITIAL),
     "imp-init-dense": imp(steps_per_round=2, rewind="init", dense_steps=2),
     "imp-early": imp(steps_per_round=2, rewind="early", dense_steps=3, options=IMPOptions(rewind_step=1)),

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows and figure of the regrowth experiment, and the methods of rounds that it compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsekit.allocation import kept_count
+from sparsekit.benchmarks import regrowth
+from sparsekit.benchmarks.families.iterative import training_steps
+from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.rows import read_rows
+from sparsekit.schedules import Geometric
+
+SMALL = Recipe(network="mlp", limit=96, batch_size=16, dense_epochs=1, epochs=2, ode_steps=20, ode_batch=32, radius=1.4)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("regrowth")
+    found = list(regrowth.run(regrowth.METHODS, 0.7, 1, SMALL, folder))
+    regrowth.plot(found, folder / "some" / "figure.png")
+    assert (folder / "some" / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    return {method: [row for row in found if row["method"] == method] for method in regrowth.METHODS}
+
+
+@pytest.mark.parametrize("method", regrowth.METHODS)
+def test_rows_of_a_run(method: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    own = rows[method]
+    total = 64 * 256 + 256 * 128 + 128 * 10
+    assert own[-1]["kept"] == kept_count(total, 0.7) and {row["total"] for row in own} == {total}
+    assert [row["step"] for row in own] == sorted(row["step"] for row in own)
+    assert [row["regrown"] for row in own] == sorted(row["regrown"] for row in own) and own[0]["regrown"] == 0
+    assert (own[-1]["regrown"] > 0) == ("spode" in method)
+    assert own[0]["environment"] and (own[0]["kind"], own[0]["target"], own[0]["seed"]) == ("regrowth", 0.7, 0)
+    assert own[0]["sparsity"] == (0.0 if "spode" in method else pytest.approx(1 - 0.3**0.1, abs=1e-4))
+
+
+def test_rounds_end_at_their_counts(rows: dict[str, list[dict[str, Any]]]) -> None:
+    kept = list(dict.fromkeys(row["kept"] for row in rows["iter-magnitude"]))
+    assert kept == [kept_count(rows["spode"][0]["total"], Geometric(0.0, 0.7, 0, 10)(j)) for j in range(1, 11)]
+
+
+def test_how_the_training_is_shared_out() -> None:
+    recipe = Recipe(epochs=140)
+    assert training_steps(recipe, 1) == (5, 90) and training_steps(recipe, 390) == (1950, 35100)
+    assert training_steps(Recipe(epochs=6), 20) == (4, 80)  # 120 steps
+    assert training_steps(Recipe(epochs=1), 3) == (1, 1)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(regrowth, "recipe_for", lambda data, network: SMALL)
+    out = tmp_path / "rows.jsonl"
+    regrowth.main(["--out", str(out), "--methods", "spode", "--sparsity", "0.7"])
+    found = read_rows(out)
+    assert f"{found[-1]['regrown']:,} taken back" in capsys.readouterr().out and out.with_suffix(".png").exists()
+    for wrong in (["--methods", "spoed"], ["--seeds", "0"], ["--sparsity", "1.5"]):
+        with pytest.raises(SystemExit):
+            regrowth.main(["--out", str(out), *wrong])
+    assert read_rows(out) == found
