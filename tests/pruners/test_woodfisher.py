@@ -153,6 +153,24 @@ def test_prunings_draw_and_cost_their_batches() -> None:
     assert pruner.cost.selection_seconds > 0
 
 
+@pytest.mark.parametrize("update", ["sum", "joint"])
+def test_what_lies_under_a_mask_takes_no_part(update: str) -> None:
+    """Neither a large pruned weight nor an infinite one comes back, or moves another."""
+    runs = []
+    for value in (0.0, 1e6, torch.inf, torch.nan):
+        model = build()
+        pruner, stream = make(model, update=update), batches()
+        for _ in range(6):
+            pruner.step(stream)
+            with torch.no_grad():
+                for layer in pruner.layers.values():
+                    layer.weight.masked_fill_(~layer.mask.dense(), value)
+        runs.append((pruner.masks, sk.dense_state_dict(model)))
+    for masks, weights in runs[1:]:
+        assert masks == runs[0][0]
+        assert all(torch.equal(w, runs[0][1][name]) for name, w in weights.items())
+
+
 def test_one_shot_prunes_in_the_first_step_alone() -> None:
     pruner, stream = make(build(), ramp=0), batches()
     counts = []
