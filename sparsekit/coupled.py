@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,9 +25,16 @@ class FilterGroup:
 
     name: str
     members: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...]
+    _places: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.members[0][1])
+
+    def places(self, device: torch.device) -> dict[str, Tensor]:
+        """The members as int64 [n, k] by layer; made once for each device, as every projection asks."""
+        if device not in self._places:
+            self._places[device] = {layer: torch.tensor(rows, device=device) for layer, rows in self.members}
+        return self._places[device]
 
     def weights(self, shapes: Mapping[str, Sequence[int]]) -> int:
         """Weights of one unit."""
@@ -82,9 +89,9 @@ class CoupledFilters(Pattern):
         result = []
         for group in self.groups:
             total = torch.zeros(len(group), dtype=torch.float64, device=next(iter(of_filters.values())).device)
-            for layer, rows in group.members:
+            for layer, places in group.places(total.device).items():
                 # Column by column: an order that no device changes.
-                for column in _rows(rows, total).unbind(1):
+                for column in places.unbind(1):
                     part = of_filters[layer][column]
                     total = total + (part if key == "value" else part * part)
             result.append(total if key == "value" else total.sqrt())
@@ -104,7 +111,8 @@ class CoupledFilters(Pattern):
         """Bool per unit of each group: is any of its filters kept? filters: layer name -> bool per filter."""
         found = []
         for group in self.groups:
-            parts = [filters[layer][_rows(rows, filters[layer])].any(1) for layer, rows in group.members]
+            device = next(iter(filters.values())).device
+            parts = [filters[layer][places].any(1) for layer, places in group.places(device).items()]
             found.append(torch.stack(parts).any(0))
         return found
 
@@ -113,9 +121,8 @@ class CoupledFilters(Pattern):
         like = values[0] if values else torch.empty(0, dtype=torch.bool)
         filters = {n: torch.full(s.shape[:1], fill, dtype=like.dtype, device=s.device) for n, s in scores.items()}
         for group, units in zip(self.groups, values, strict=True):
-            for layer, rows in group.members:
-                at = _rows(rows, units)
-                filters[layer][at] = units[:, None].expand(at.shape)
+            for layer, places in group.places(units.device).items():
+                filters[layer][places] = units[:, None].expand(places.shape)
         return filters
 
     def _check(self, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -124,7 +131,3 @@ class CoupledFilters(Pattern):
             wrong = next(name for name in {**own, **given} if own.get(name) != given.get(name))
             expected = "the layers of the model that coupled_filters was called with"
             raise ValueError(f"CoupledFilters: scores: expected {expected}, got a difference in {wrong!r}")
-
-
-def _rows(rows: Sequence[Sequence[int]], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=like.device)

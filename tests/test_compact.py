@@ -141,7 +141,24 @@ def test_a_padded_convolution_takes_no_constant() -> None:
         x = torch.randn(2, 1, 8, 8)
         small, report = sk.compact(model, x)
         assert report.layers[0].outputs.removed == removed
+        assert not padding or list(report.layers[0].stays) == [
+            "it emits a constant (bias or BatchNorm), which `2` reads"
+        ]
         assert_same(model, small, x)
+
+
+def test_a_channel_that_is_silent_in_eval_mode_alone_stays() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
+    norm: Any = model[1]
+    with torch.no_grad():
+        model[0].weight[1:3] = 0
+        norm.bias.copy_(torch.tensor([0.0, 1.0, -1.0, 0.0]))
+        norm.running_mean.fill_(5.0)
+    small, report = sk.compact(model.eval(), torch.randn(2, 1, 8, 8))
+    assert report.layers[0].outputs.removed == 1  # that with the negative bias, which is silent in both modes
+    assert report.layers[0].stays == {"it emits a constant (bias or BatchNorm), which `3` reads": 1}
+    assert_same(model, small, torch.randn(2, 1, 8, 8))
 
 
 def test_filters_that_nobody_reads_go() -> None:
@@ -186,6 +203,19 @@ def test_what_cannot_be_removed_stays_with_its_reason(build: Any, shape: Any, la
     if build is nets.MeanOverChannels:
         assert found["free"].outputs.removed == 3 and found[layer].outputs.removed == 0
     assert_same(model, small, x)
+
+
+def test_what_the_groups_of_a_convolution_do_not_read_is_counted() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=2), nn.Flatten(), nn.Linear(6 * 36, 2)
+    )
+    with torch.no_grad():
+        model[2].weight[:3] = 0
+        model[2].weight[:, 1] = 0
+    small, report = sk.compact(model, torch.randn(2, 3, 8, 8))
+    # All three inputs of the first group, and one of the second; only the places that both leave out can go.
+    assert report.layers[1].inputs == type(report.layers[1].inputs)(6, 4, 2, 2)
+    assert report.layers[0].outputs.removed == 2 and small[2].weight.shape == (6, 2, 3, 3)
 
 
 def test_a_dead_layer_keeps_one_channel() -> None:
