@@ -15,6 +15,8 @@ from typer.models import ArgumentInfo
 from sparsekit.console import reported
 from sparsekit.recipe_cli import recipe_of
 
+CONFIG = "TOML, YAML or JSON file of options; the command line overrides it."
+PRINT = "Print all options as a commented TOML file, and stop."
 RECIPE = (
     "A paper's recipe by its name (see `sparsekit recipes`) or a file of one; --config and other options override it."
 )
@@ -60,25 +62,24 @@ def configurable(command: Callable[..., None], recipes: bool = False) -> Callabl
             )
             print(_written(title, options, parameters), end="")
 
-    text = "TOML, YAML or JSON file of options; the command line overrides it."
-    added: dict[str, tuple[Any, Any]] = {
-        "recipe": (str | None, typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)),
-        "config": (Path | None, typer.Option("--config", callback=load, is_eager=True, help=text)),
-        "print_config": (
-            bool,
-            typer.Option("--print-config", help="Print all options as a commented TOML file, and stop."),
-        ),
-    }
-    new = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "print_config" else None, annotation=x
-        )
-        for name, x in ((name, Annotated[kind, option]) for name, (kind, option) in added.items())
-        if recipes or name != "recipe"
-    ]
+    new = _parameters(load, load_recipe if recipes else None)
     given = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = own.replace(parameters=[*given, *new])  # pyright: ignore[reportAttributeAccessIssue]
     return run
+
+
+def _parameters(load: Callable[..., Any], load_recipe: Callable[..., Any] | None) -> list[inspect.Parameter]:
+    """The options that every configurable command gets."""
+    added: dict[str, tuple[Any, Any, Any]] = {
+        "recipe": (str | None, None, typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)),
+        "config": (Path | None, None, typer.Option("--config", callback=load, is_eager=True, help=CONFIG)),
+        "print_config": (bool, False, typer.Option("--print-config", help=PRINT)),
+    }
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+        for name, (kind, default, option) in added.items()
+        if name != "recipe" or load_recipe is not None
+    ]
 
 
 def _settings(parameters: list[inspect.Parameter]) -> dict[str, Any]:
