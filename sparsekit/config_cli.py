@@ -15,6 +15,8 @@ from typer.models import ArgumentInfo
 from sparsekit.console import reported
 from sparsekit.recipe_cli import recipe_of
 
+CONFIG = "TOML, YAML or JSON file of options; the command line overrides it."
+PRINT = "Print all options as a commented TOML file, and stop."
 RECIPE = (
     "A paper's recipe by its name (see `sparsekit recipes`) or a file of one; --config and other options override it."
 )
@@ -60,28 +62,23 @@ def configurable(command: Callable[..., None], recipes: bool = False) -> Callabl
             )
             print(_written(title, options, parameters), end="")
 
-    new = _added(load, load_recipe if recipes else None)
+    new = _parameters(load, load_recipe if recipes else None)
     given = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = own.replace(parameters=[*given, *new])  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
 
-def _added(load: Callable[..., Any], load_recipe: Callable[..., Any] | None) -> list[inspect.Parameter]:
-    """The options of files: read by ``load``; and by ``load_recipe``, for commands that take recipes."""
-    text = "TOML, YAML or JSON file of options; the command line overrides it."
-    shown = "Print all options as a commented TOML file, and stop."
-    added: dict[str, Any] = {
-        "config": Annotated[Path | None, typer.Option("--config", callback=load, is_eager=True, help=text)],
-        "print_config": Annotated[bool, typer.Option("--print-config", help=shown)],
+def _parameters(load: Callable[..., Any], load_recipe: Callable[..., Any] | None) -> list[inspect.Parameter]:
+    """The options that every configurable command gets."""
+    added: dict[str, tuple[Any, Any, Any]] = {
+        "recipe": (str | None, None, typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)),
+        "config": (Path | None, None, typer.Option("--config", callback=load, is_eager=True, help=CONFIG)),
+        "print_config": (bool, False, typer.Option("--print-config", help=PRINT)),
     }
-    if load_recipe is not None:
-        option = typer.Option("--recipe", callback=load_recipe, is_eager=True, help=RECIPE)
-        added = {"recipe": Annotated[str | None, option]} | added
     return [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "print_config" else None, annotation=kind
-        )
-        for name, kind in added.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+        for name, (kind, default, option) in added.items()
+        if name != "recipe" or load_recipe is not None
     ]
 
 
