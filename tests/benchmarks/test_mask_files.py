@@ -13,7 +13,7 @@ from torch import nn
 
 import sparsekit as sk
 from sparsekit.benchmarks.compare import Workbench, compare, grid
-from sparsekit.benchmarks.mask_files import chance_overlap, keep_masks, read_kept
+from sparsekit.benchmarks.mask_files import keep_masks, read_kept
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.report import write_report
 from sparsekit.benchmarks.reporting.mask_section import mask_section
@@ -22,6 +22,7 @@ from sparsekit.benchmarks.reporting.summary import summarise
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.speedup_report import write_speedup
 from sparsekit.benchmarks.speedup_suites import as_suite
+from sparsekit.mask_diff import chance_overlap
 from sparsekit.structure import dead_units
 
 pytest.importorskip("sklearn")
