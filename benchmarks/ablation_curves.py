@@ -4,7 +4,8 @@
 python -m sparsekit.benchmarks.ablation_curves --out runs/curves
 
 Runs are those of ``sparsekit compare``: rows in ``rows.jsonl``, none made twice; the page is ``curves.html``. Gamma is the
-regulariser of the lower level (inf leaves the implicit gradient out), alpha a factor of its learning rate.
+regulariser of the lower level (inf leaves the implicit gradient out), alpha a factor of its learning rate: the main text's
+letter, which the paper's algorithm A1 uses for the upper level instead.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +67,3 @@ def read_kept(folder: Path, run: str) -> KeptMasks | None:
 
     traced = all(f"effective.{name}" in tensors for name in layers)
     return KeptMasks(of("kept"), of("effective") if traced else None, str((description or {}).get("why", "")))
-
-
-def chance_overlap(a: Mapping[str, Mask], b: Mapping[str, Mask]) -> float:
-    """Intersection over union to expect of independent random masks with the densities that a and b have in each layer."""
-    kept = [(a[name].count(), b[name].count(), a[name].numel) for name in a]
-    both = sum(x * y / n for x, y, n in kept if n)
-    either = sum(x + y for x, y, _ in kept) - both
-    return both / either if either else 1.0

@@ -104,16 +104,22 @@ def _paired(pair: Any) -> str:
 def _show_masks(masks: MaskDifference | None) -> None:
     if masks is None:
         return
-    caption = "IoU: weights kept by both over weights kept by either."
+    caption = "IoU: weights kept by both over weights kept by either; chance: that of random masks which keep as many."
     table = plain_table(
-        "masks", ("layer", "shape"), ("kept in a", "kept in b", "only in a", "only in b", "IoU"), caption
+        "masks", ("layer", "shape"), ("kept in a", "kept in b", "only in a", "only in b", "IoU", "chance"), caption
     )
     for layer in masks.layers:
         counts = [f"{n:,}" for n in (layer.kept_a, layer.kept_b, layer.only_a, layer.only_b)]
-        table.add_row(escape(layer.name or "(model)"), "x".join(map(str, layer.shape)), *counts, f"{layer.iou:.4f}")
+        table.add_row(
+            escape(layer.name or "(model)"),
+            "x".join(map(str, layer.shape)),
+            *counts,
+            f"{layer.iou:.4f}",
+            f"{layer.chance:.4f}",
+        )
     table.add_section()
     total = (masks.kept_a, masks.kept_b, masks.kept_a - masks.both, masks.kept_b - masks.both)
-    table.add_row("all", "", *(f"{n:,}" for n in total), f"{masks.iou:.4f}")
+    table.add_row("all", "", *(f"{n:,}" for n in total), f"{masks.iou:.4f}", f"{masks.chance:.4f}")
     OUT.print(table)
     for name, missing in (("a", masks.missing_in_b), ("b", masks.missing_in_a)):
         if missing:

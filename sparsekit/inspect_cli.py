@@ -28,12 +28,9 @@ def inspect(
         Path, typer.Argument(help="A folder of prune, compare or sk.save, a .safetensors or a .jsonl file.")
     ],
     layers: Annotated[str, typer.Option(help="Glob on layer names, such as 'layer1.*'.")] = "*",
-    paths: Annotated[
-        bool,
-        typer.Option(
-            "--paths/--no-paths", help="Trace which weights connect input and output, where a row says the network."
-        ),
-    ] = True,
+    no_paths: Annotated[
+        bool, typer.Option("--no-paths", help="Do not trace which weights connect input and output.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything is wrong.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +41,7 @@ def inspect(
 
         run = read_run(path)
         found = look(run.checkpoint, layers) if run.checkpoint else None
-        effective, why = _traced(run, found) if found and paths else (None, "not asked for")
+        effective, why = _traced(run, found) if found and not no_paths else (None, "not asked for")
         if effective is not None and run.checkpoint:
             found = look(run.checkpoint, layers, effective)
         if found is None and layers != "*":

@@ -16,7 +16,10 @@ from sparsekit.mask import Mask, Masks
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """One layer: weights kept by a, by b, by both, and intersection over union (1 when neither keeps any)."""
+    """One layer: weights kept by a, by b, by both, and intersection over union (1 when neither keeps any).
+
+    chance: the iou to expect of independent random masks that keep as many.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -24,6 +27,7 @@ class LayerDifference:
     kept_b: int
     both: int
     iou: float
+    chance: float
 
     @property
     def only_a(self) -> int:
@@ -40,6 +44,8 @@ class LayerDifference:
 class MaskDifference:
     """Layers that both have, in a's order; names of those that one alone has; hashes of all masks; iou over all layers.
 
+    chance: the iou to expect of independent random masks that keep as many weights of every layer.
+
     identical: the same layers with the same masks, hence the same hash.
     """
 
@@ -53,6 +59,7 @@ class MaskDifference:
     kept_b: int
     both: int
     iou: float
+    chance: float
 
 
 def diff(
@@ -88,6 +95,7 @@ def diff(
         kept_b=kept_b,
         both=both,
         iou=_iou(kept_a, kept_b, both),
+        chance=chance_overlap(first, second),
     )
 
 
@@ -105,9 +113,20 @@ def _masks(argument: str, source: nn.Module | Mapping[str, Mask] | str | os.Path
 
 def _layer(name: str, a: Mask, b: Mask) -> LayerDifference:
     kept_a, kept_b, both = ops.mask_counts([a.words.cpu()], [b.words.cpu()])[0].tolist()
-    return LayerDifference(name, a.shape, kept_a, kept_b, both, _iou(kept_a, kept_b, both))
+    chance = chance_overlap({name: a}, {name: b})
+    return LayerDifference(name, a.shape, kept_a, kept_b, both, _iou(kept_a, kept_b, both), chance)
 
 
-def _iou(kept_a: int, kept_b: int, both: int) -> float:
+def chance_overlap(a: Mapping[str, Mask], b: Mapping[str, Mask]) -> float:
+    """Intersection over union to expect of independent random masks with the densities that a and b have in each layer.
+
+    The expected intersection over what is left of both; of the layers that both have, whose shapes agree.
+    """
+    kept = [(a[name].count(), b[name].count(), a[name].numel) for name in a if name in b]
+    both = sum(x * y / n for x, y, n in kept if n)
+    return _iou(sum(x for x, _, _ in kept), sum(y for _, y, _ in kept), both)
+
+
+def _iou(kept_a: int, kept_b: int, both: float) -> float:
     either = kept_a + kept_b - both
     return both / either if either else 1.0

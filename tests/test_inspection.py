@@ -201,7 +201,17 @@ def test_diff_names_layers_that_one_side_lacks() -> None:
 
 def test_two_empty_masks_agree() -> None:
     nothing = ~sk.Mask.full((4, 4))
-    assert sk.diff({"a": nothing}, {"a": nothing}).iou == 1.0
+    found = sk.diff({"a": nothing}, {"a": nothing})
+    assert found.iou == found.chance == found.layers[0].chance == 1.0
+
+
+def test_chance_is_told_beside_the_overlap() -> None:
+    half, third = torch.arange(12) % 2 < 1, torch.arange(12) % 3 < 1
+    a = {"x": sk.Mask.from_dense(half.reshape(3, 4)), "y": sk.Mask.full((2, 5))}
+    b = {"x": sk.Mask.from_dense(third.reshape(3, 4)), "y": sk.Mask.full((2, 5))}
+    found = sk.diff(a, b)
+    # Of 6 and 4 of 12 chance lets 2 meet.
+    assert [layer.chance for layer in found.layers] == [2 / 8, 1.0] and found.chance == pytest.approx(12 / 18)
 
 
 def test_densities_beside_those_of_erk() -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from statistics import fmean
 
 from sparsekit.allocation import ERK
-from sparsekit.benchmarks.mask_files import KeptMasks, chance_overlap, read_kept
+from sparsekit.benchmarks.mask_files import KeptMasks, read_kept
 from sparsekit.benchmarks.reporting.palette import Style
 from sparsekit.benchmarks.reporting.runs import Run
 from sparsekit.benchmarks.reporting.wording import count
 from sparsekit.mask import Masks
+from sparsekit.mask_diff import chance_overlap
 from sparsekit.structure import dead_units
 
 

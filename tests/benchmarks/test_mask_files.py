@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import sparsekit as sk
 from sparsekit.benchmarks.compare import Workbench, compare, grid
-from sparsekit.benchmarks.mask_files import chance_overlap, keep_masks, read_kept
+from sparsekit.benchmarks.mask_files import keep_masks, read_kept
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.report import write_report
 from sparsekit.benchmarks.reporting.mask_section import mask_section
@@ -22,6 +23,8 @@ from sparsekit.benchmarks.reporting.summary import summarise
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.speedup_report import write_speedup
 from sparsekit.benchmarks.speedup_suites import as_suite
+from sparsekit.cli import app
+from sparsekit.mask_diff import chance_overlap
 from sparsekit.structure import dead_units
 
 pytest.importorskip("sklearn")
@@ -157,3 +160,14 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "masks" / "b.safetensors").write_bytes(source.read_bytes())
     with pytest.raises(ValueError, match="masks: path: expected masks of a run"):
         read_kept(tmp_path, "b")
+
+
+@pytest.mark.parametrize("command", ["compare", "speedup"])
+def test_the_commands_keep_masks_if_they_are_asked(tmp_path: Path, command: str) -> None:
+    words = [command, "--methods", "oneshot", "--sparsity", "0.5", "--seeds", "1", "--network", "mlp", "--limit", "32"]
+    words += ["--dense-epochs", "1", "--epochs", "1", "--batch-size", "16", "--out", str(tmp_path), "--keep-masks"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert len([*(tmp_path / "masks").glob("*.safetensors")]) == 1
+    page = (tmp_path / ("report.html" if command == "compare" else "speedup.html")).read_text()
+    assert "Density of each layer" in page and "Overlap of the masks" not in page
