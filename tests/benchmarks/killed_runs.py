@@ -110,12 +110,17 @@ def command(*arguments: str) -> None:
 
 def signalled(folder: Path, number: int, seconds: float, *arguments: str) -> int:
     """Exit code of a command that gets a signal some time after its first checkpoint; 0 minus the signal if killed."""
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+
+    def checkpoints() -> dict[Path, int]:
+        # No deeper: what a killed writer has left there would count as new, and the signal come before the command.
+        return {p: p.stat().st_mtime_ns for p in folder.glob("*/*.safetensors")}
+
+    before = checkpoints()
     pid = os.fork()
     if pid == 0:
         command(*arguments)
     deadline = time.monotonic() + 30
-    while before == {p: p.stat().st_mtime_ns for p in folder.glob("*/*.safetensors")} and time.monotonic() < deadline:
+    while before == checkpoints() and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(seconds)
     os.kill(pid, number)
