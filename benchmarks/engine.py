@@ -49,8 +49,7 @@ class Workbench:
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device: expected a CUDA device, got none; see `sparsekit doctor`")
         environment()  # the stamp tells of the source that is loaded now
-        self.recipe, self.out = recipe, Path(out)
-        self.every, self.stop = every, Stop()
+        self.recipe, self.out, self.every, self.stop = recipe, Path(out), every, Stop()
         self.loss = loss_for(recipe.precision, recipe.label_smoothing)
         self.claims: Claims | None = None
         self.keep_masks = False

@@ -30,7 +30,7 @@ from sparsekit.benchmarks.reporting.naming import name_of
 from sparsekit.benchmarks.rows import Row, append_row
 from sparsekit.nn import masks
 
-METHODS = ("spode", "iter-spode", "iter-magnitude")
+METHODS = ("spode", "iter-spode", "iter-magnitude", "iter-snip", "iter-grasp", "iter-synflow")
 COLOURS = ("#1f5fa8", "#c2571a", "#3b7d3b", "#8a4fa0", "#8c6d1f", "#5a5a5a", "#b03060", "#2a8a8a")
 TICKS = (100, 80, 60, 40, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1)
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from torch import nn
 
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
+from sparsekit.benchmarks.families.criteria import SYNFLOW_ROUNDS, of_grasp
 from sparsekit.benchmarks.method import Method
 from sparsekit.benchmarks.recipe import Recipe
-from sparsekit.pruners import Iterative, OneShotMagnitude, SpODE
+from sparsekit.pruners import SNIP, GraSP, Iterative, OneShotMagnitude, SpODE, SynFlow
 from sparsekit.pruners.base import BasePruner
 
 ROUNDS = 10
@@ -47,23 +48,25 @@ def iterative(inner: Inner) -> Callable[[Start], BasePruner]:
     return build
 
 
-def entry(inner: Inner, inner_steps: Callable[[Recipe], int], summary: str, structured: bool = True) -> Method:
+def entry(
+    inner: Inner, inner_steps: Callable[[Recipe], int], summary: str, scored: Callable[[Recipe], int] | None = None
+) -> Method:
     """A method of rounds.
 
-    inner_steps: steps of the pruner of a round, each of them a pass over a batch of the recipe's size.
+    inner_steps: steps of the pruner of a round. scored: images that go through the network in these steps, as often as they
+        do; by default a batch of the recipe's size in each.
     """
 
     def steps(recipe: Recipe, per_epoch: int) -> int:
         each, last = training_steps(recipe, per_epoch)
         return ROUNDS * (inner_steps(recipe) + each) + last
 
-    return Method(
-        iterative(inner),
-        lambda recipe, sparsity, images: steps(recipe, images // recipe.batch_size) * recipe.batch_size / images,
-        lambda recipe, sparsity, per_epoch: steps(recipe, per_epoch),
-        structured=structured,
-        summary=summary,
-    )
+    def passes(recipe: Recipe, sparsity: float, images: int) -> float:
+        each, last = training_steps(recipe, images // recipe.batch_size)
+        of_pruners = scored(recipe) if scored else inner_steps(recipe) * recipe.batch_size
+        return ((ROUNDS * each + last) * recipe.batch_size + ROUNDS * of_pruners) / images
+
+    return Method(iterative(inner), passes, lambda recipe, sparsity, steps_: steps(recipe, steps_), summary=summary)
 
 
 def magnitude(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
@@ -86,7 +89,39 @@ def spode(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
     return SpODE(model, start.loss, sparsity, recalibrate=0, **own)
 
 
+def snip(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
+    """SNIP on the next batch, among the weights that are left."""
+    return SNIP(model, start.loss, sparsity, projection=projection_of(start.recipe))
+
+
+def grasp(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
+    """GraSP on its samples, among the weights that are left."""
+    batches = of_grasp(start.recipe, start.images)
+    return GraSP(model, start.loss, sparsity, batches=batches, projection=projection_of(start.recipe))
+
+
+def synflow(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
+    """SynFlow among the weights that are left, in as many rounds over all as in one shot."""
+    rounds = SYNFLOW_ROUNDS // ROUNDS
+    return SynFlow(model, start.loss, sparsity, rounds=rounds, projection=projection_of(start.recipe))
+
+
+def one_step(recipe: Recipe) -> int:
+    """A criterion scores and prunes in one step."""
+    return 1
+
+
 ITERATIVE: dict[str, Method] = {
     "iter-magnitude": entry(magnitude, lambda recipe: 0, "magnitude pruning in 10 short rounds, then training"),
     "iter-spode": entry(spode, euler_steps, "SpODE in 10 short rounds, then training"),
+    "iter-snip": entry(snip, one_step, "SNIP in 10 short rounds, then training"),
+    "iter-grasp": entry(
+        grasp,
+        one_step,
+        "GraSP in 10 short rounds, then training",
+        lambda recipe: 3 * of_grasp(recipe, 0) * recipe.batch_size,
+    ),
+    "iter-synflow": entry(
+        synflow, one_step, "SynFlow in 10 short rounds, then training", lambda recipe: SYNFLOW_ROUNDS // ROUNDS
+    ),
 }
