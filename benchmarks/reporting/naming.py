@@ -22,7 +22,7 @@ NAMES = {
     "bip-cubic": "BiP (cubic ramp)",
     "bip-released": "BiP (as released)",
     "bip-finetune": "BiP (fine-tuned)",
-    "spode-bip": "SpODE, then BiP",
+    "spode-bip": "SpODE then BiP",
     "iter-magnitude": "Magnitude (iterative)",
     "iter-spode": "SpODE (iterative)",
     "iter-snip": "SNIP (iterative)",
