@@ -321,7 +321,7 @@ COSTS = {
     "hydra": (24, 4.0, 24, 4.0),
     "hydra-global": (24, 4.0, 24, 4.0),
     "movement": (12, 2.0, 12, 2.0),
-    "probmask": (24, 4.0, 36, 6.0),
+    "probmask": (48, 8.0, 84, 14.0),
 }
 
 
@@ -439,7 +439,7 @@ def test_nothing_is_evaluated_while_training(bench: Workbench, monkeypatch: pyte
     monkeypatch.setattr(engine, "accuracy", look)
     blind, _ = run_model(config(method), bench, Counting())
     end = COSTS[method][0]
-    tuned = [12] if METHODS[method].finetune else [end] if method.startswith("bip") else []
+    tuned = [end - 12] if METHODS[method].finetune else [end] if method.startswith("bip") else []
     before = {"oneshot": [0], "spode": [3], "spode-bip": [3]}.get(method, tuned)
     assert looks == [("test", at) for at in before] + [("val", end), ("test", end)]
     monkeypatch.undo()
