@@ -56,7 +56,7 @@ def onto_budget(p: Sequence[Tensor], budget: int) -> list[Tensor]:
 
     Raises:
         ValueError: no tensors or a negative budget. TypeError: a budget that is no int.
-    Source: ProbMask, Zhou et al., CVPR 2021, Theorem 1 (whose code stops after 20 halvings).
+    Source: ProbMask, Zhou et al., CVPR 2021, whose code stops after 20 halvings.
     """
     if not p:
         raise ValueError("onto_budget: p: expected tensors, got none")
