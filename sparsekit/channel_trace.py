@@ -20,7 +20,7 @@ from sparsekit.channel_rules import Pad, PadsChannels, Traced
 
 
 class Index(NamedTuple):
-    """A channel of a node, and the channel of the layer where the search began that leads to it."""
+    """A channel of a node, and the channel of the layer where the search began from which it is reached."""
 
     idx: int
     root_idx: int
@@ -134,7 +134,7 @@ def _sharing(plain: nn.Module) -> frozenset[nn.Module]:
 
 
 class _Shift:
-    """How indices of channels change at a padding; backwards, the channels of zeros lead nowhere."""
+    """How indices of channels change at a padding; backwards, the channels of zeros end."""
 
     def __init__(self, pad: Pad, backwards: bool) -> None:
         self.pad, self.backwards = pad, backwards
