@@ -294,6 +294,9 @@ def test_differences_are_paired_by_seed_and_questions_follow_the_variants(tmp_pa
         summarise_ablation([])
 
 
-def test_purposes_draw_from_seeds_of_their_own() -> None:
+def test_purposes_draw_from_seeds_of_their_own(folder: Path, tmp_path: Path) -> None:
+    ticket, _ = open_ticket(folder, tmp_path)
+    # The same seed would tie the two draws of one law to each other.
+    assert VARIANTS["random"].masks(ticket, 3) == sk.random_like(ticket.masks, drawn("random", 3))
     seeds = [drawn(purpose, seed) for purpose in ("random", "erk", "reinit") for seed in range(5)]
     assert len(set(seeds)) == 15 and all(0 <= seed < 2**32 for seed in seeds)
