@@ -49,7 +49,7 @@ def gradient_flow(theta: Tensor, hg: Tensor) -> Tensor:
 
     Args:
         hg: H g, of theta's shape; H and g are Hessian and gradient of the loss at the effective weights.
-    Source: GraSP, Wang, Zhang and Grosse, ICLR 2020, equations 7 and 8.
+    Source: GraSP, Wang, Zhang and Grosse, ICLR 2020.
     """
     _check_shapes("gradient_flow", theta, hg=hg)
     return theta * hg
@@ -61,7 +61,7 @@ def synaptic_flow(theta: Tensor, dr: Tensor) -> Tensor:
     Args:
         theta: |weights| (or the weights themselves); dr: dR/d|theta| of R, the sum of the outputs for an input of ones of
             the network with all parameters replaced by their absolute values.
-    Source: SynFlow, Tanaka, Kunin, Yamins and Ganguli, NeurIPS 2020, equation 2.
+    Source: SynFlow, Tanaka, Kunin, Yamins and Ganguli, NeurIPS 2020.
     """
     _check_shapes("synaptic_flow", theta, dr=dr)
     return (theta * dr).abs()

@@ -77,6 +77,24 @@ def test_equal_entries_share_the_budget(value: float) -> None:
     assert not onto_budget([torch.full((7,), value)], 0)[0].any()
 
 
+def test_entries_at_the_ends_of_the_bracket_count() -> None:
+    # Halvings of [0, 1] pass 0.5, where half of the entries reach 0; the shift is just below.
+    p = torch.cat([torch.ones(500, dtype=D), torch.full((500,), 0.5, dtype=D)])
+    (found,) = onto_budget([p], 252)
+    torch.testing.assert_close(p - found, torch.full((1000,), 0.498, dtype=D), rtol=1e-12, atol=0)
+    # Ones leave 1 at a shift of 0, where the bracket begins.
+    (found,) = onto_budget([torch.ones(1000, dtype=D)], 999)
+    torch.testing.assert_close(found, torch.full((1000,), 0.999, dtype=D), rtol=1e-13, atol=0)
+
+
+def test_entries_that_nearly_tie_are_told_apart() -> None:
+    near = 0.5 + 1e-8 * torch.arange(100, dtype=D)
+    p = torch.cat([near, torch.tensor([1.5 + 5e-7], dtype=D)])
+    (found,) = onto_budget([p], 1)
+    torch.testing.assert_close(found, exact(p, 1), rtol=0, atol=1e-13)
+    assert 0 < int((found[:100] > 0).sum()) < 50
+
+
 def test_a_budget_that_suffices_only_clips() -> None:
     p = torch.tensor([-0.5, 0.2, 1.7, 1.0], dtype=D)
     for budget in (3, 4, 1000):

@@ -110,7 +110,7 @@ class GraSP(CriterionPruning):
         temperature: T > 0. The model's output is divided by it on its way to the loss, which is right if the model returns
             logits and the loss applies a softmax; 1 leaves all as it is, for other models, or where the loss divides.
         rounds: 1 is the paper's; more score again what is left, each time on new batches.
-        batchnorm: while scoring, "train" normalises with the batch, as the sources do; "eval" with the running statistics.
+        batchnorm: while scoring, "train" normalises with the batch; "eval" with the running statistics.
 
     Metrics: round (1), flips and regrown (0), and after the first step the loss.
 
@@ -118,7 +118,7 @@ class GraSP(CriterionPruning):
         ValueError, TypeError: see ``CriterionPruning``; the model spreads over processes; in the first step, a temperature
         with a model that returns no tensor, or that the loss does not call; samples_per_class with other batches.
 
-    Source: equations 7 and 8, algorithm 1 and appendix; the division by |sum of all scores| changes no order. The authors'
+    Source: the paper's score; the division by |sum of all scores| changes no order. The authors'
     code draws the classifier anew before it scores, here all weights are scored as they are. Cost: a batch counts as three
     passes, two of them for H g. Pruned theta: moved by weight decay alone; it is never used.
     """

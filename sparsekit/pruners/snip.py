@@ -25,16 +25,16 @@ class SNIP(CriterionPruning):
         batches: of each round, in memory at once; h is summed over them before the absolute value is taken. 1 is the paper's
             one mini-batch; the released code of SpODE (PSO) sums over the whole training set.
         rounds: 1 is the paper's; more score again what is left, each time on new batches.
-        batchnorm: while scoring, "train" normalises with the batch, as the sources do; "eval" with the running statistics.
+        batchnorm: while scoring, "train" normalises with the batch; "eval" with the running statistics.
 
     Metrics: round (1), flips and regrown (0), and after the first step the loss.
 
     Raises:
         ValueError, TypeError: see ``CriterionPruning``.
 
-    Source: equations 3 to 6; their division by the sum of all scores changes no order. The paper prunes biases too, scores
-    at a first draw of the initial weights and trains a second one: here biases stay, and both are the same weights. Pruned
-    theta: moved by weight decay alone; it is never used.
+    Source: the paper's connection sensitivity, whose division by the sum of all scores changes no order. The paper prunes
+    biases too, scores at a first draw of the initial weights and trains a second one: here biases stay, and both are the
+    same weights. Pruned theta: moved by weight decay alone; it is never used.
     """
 
     def __init__(

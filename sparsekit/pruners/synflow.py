@@ -73,7 +73,7 @@ class SynFlow(CriterionPruning):
         ValueError, TypeError: see ``CriterionPruning``; in the first step, inputs that are not real numbers, outputs that
         are no tensor, and sums that overflow.
 
-    Source: equations 1 and 2 and algorithm 1. LayerNorm and other norms of the input itself do what "train" does. Cost: a
+    Source: the paper's score and rounds. LayerNorm and other norms of the input itself do what "train" does. Cost: a
     round counts as one pass of one sample. Pruned theta: moved by weight decay alone; it is never used.
     """
 
