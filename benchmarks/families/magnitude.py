@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sparsekit.allocation import ERK
+from sparsekit.allocation import ERK, Allocation, Global
 from sparsekit.benchmarks.builders import Start, for_finetuning, trained_with
 from sparsekit.benchmarks.method import Method, phase_epochs, phase_steps
 from sparsekit.benchmarks.recipe import Recipe
@@ -60,10 +60,14 @@ def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:
     return lambda start: trained_with(kind, start, steps=start.steps)
 
 
-def random_erk(start: Start) -> BasePruner:
-    """Random masks by ERK, trained from the weights before training."""
-    own = {"steps": start.steps, "rewind_state": start.init, "projection": Projection(allocation=ERK())}
-    return trained_with(RandomPruning, start, **own)
+def random_masks(allocation: Allocation) -> Callable[[Start], BasePruner]:
+    """Random masks, trained from the weights before training."""
+
+    def build(start: Start) -> BasePruner:
+        own = {"steps": start.steps, "rewind_state": start.init, "projection": Projection(allocation=allocation)}
+        return trained_with(RandomPruning, start, **own)
+
+    return build
 
 
 def _rounds(recipe: Recipe, sparsity: float) -> int:
@@ -96,8 +100,16 @@ MAGNITUDE: dict[str, Method] = {
     "oneshot": Method(one_shot, phase_epochs(1), phase_steps, summary="one-shot magnitude, fine-tuned"),
     "gmp": Method(ramped(GMP), phase_epochs(1), phase_steps, summary="gradual magnitude pruning in one run"),
     "dpf": Method(ramped(DPF), phase_epochs(1), phase_steps, summary="dynamic pruning with feedback, cubic ramp"),
+    "random": Method(
+        random_masks(Global()),
+        phase_epochs(1),
+        phase_steps,
+        pretrained=False,
+        structured=False,
+        summary="random masks over all layers, trained from init",
+    ),
     "random-erk": Method(
-        random_erk,
+        random_masks(ERK()),
         phase_epochs(1),
         phase_steps,
         pretrained=False,

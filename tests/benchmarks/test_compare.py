@@ -336,6 +336,7 @@ COSTS = {
     "spode-bip": (15, 2 + 3 * 40 / 96, 27, 4 + 3 * 40 / 96),
     "gmp": (12, 2.0, 12, 2.0),
     "dpf": (12, 2.0, 12, 2.0),
+    "random": (12, 2.0, 12, 2.0),
     "random-erk": (12, 2.0, 12, 2.0),
     "snip": (13, 13 * 16 / 96, 13, 2 + 16 / 96),
     "grasp": (13, 13 * 16 / 96, 33, 2 + 21 * 16 / 96),  # seven batches hold its hundred samples, three passes each
