@@ -15,8 +15,8 @@ from sparsekit.pruners.ramp import as_ramp
 # The source prunes every 5th of 100 epochs up to the 40th.
 RAMP, PERIOD = 0.4, 0.05
 # Its prunings have at most so many gradients, from an eighth of an epoch of ImageNet. Each is the mean of 400 images there
-# and of a batch of the recipe here. Of small data sets an eighth would be two gradients, too few to know a matrix by.
-MOST, SHARE, LEAST = 400, 0.125, 20
+# and of a batch of the recipe here. Of small data sets an eighth would be two gradients.
+MOST, SHARE, LEAST = 400, 0.125, 4
 
 
 def fisher_batches(share: float, per_epoch: int) -> int:
