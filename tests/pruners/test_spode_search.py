@@ -148,6 +148,7 @@ def test_gates_that_stay_go_into_theta(option: str, pattern: str) -> None:
 def test_batchnorm_as_released(reset: bool) -> None:
     name = "released_reset" if reset else "released"
     model, batches, own = net(), stream(), stream()
+    model[1].running_mean += 1
     pruner = sk.SpODE(model, loss, 0.6, steps=3, options=sk.SpODEOptions(recalibration=name, batchnorm="frozen"))
     before = copy.deepcopy(model[1])
     for _ in range(3):
