@@ -99,7 +99,7 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
     "speedup-fresh": {
         "suite": "small",
         "data": ".data/cifar10",
-        "methods": "imp-budget,imp-budget@2,gmp,gmp@1.25,gmp@1.5,bip-1pass,bip-1pass@1.25,bip-1pass@1.5",
+        "methods": "imp-budget@2,gmp,gmp@1.25,gmp@1.5,bip-1pass,bip-1pass@1.25,bip-1pass@1.5",
         "seeds": 20,
         "first_seed": 10,
     },

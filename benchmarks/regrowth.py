@@ -119,13 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 .. N-1")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--network", default=None)
+    for name in ("limit", "image_size", "dense_epochs", "epochs"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=None, help="as of compare")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     out, names = options["out"], [name for name in options["methods"].split(",") if name]
     if options["data"] == "digits":
         torch.set_num_threads(1)
     rows = []
     try:
-        recipe = recipe_for(options["data"], network=options["network"])
+        own = {name: options[name] for name in ("network", "limit", "image_size", "dense_epochs", "epochs")}
+        recipe = recipe_for(options["data"], **own)
         for name in names:
             check_method(name, recipe)
         if options["seeds"] < 1 or not names:

@@ -121,7 +121,7 @@ SUITES: dict[str, Suite] = {
         Suite("ablate", "what of BiP does the work", _QUICK, _ABLATED, LADDER[2:], 5),
         Suite(
             "paper",
-            "the papers' schedules: ResNet-20, with --network resnet18 or vgg16; hours to days",
+            "the papers' schedules: ResNet-20, with --network resnet18 or vgg16mlp; hours to days",
             _PAPER,
             (
                 "dense",
