@@ -22,7 +22,13 @@ from sparsekit.benchmarks.rows import Row
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 NOTHING = "Neither of the two papers has numbers of this method in this form.\n"
-_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny-ImageNet", "tinyimagenetbip": "Tiny-ImageNet", "imagenet": "ImageNet"}
+_NAMES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tinyimagenet": "Tiny-ImageNet",
+    "tinyimagenetbip": "Tiny-ImageNet",
+    "imagenet": "ImageNet",
+}
 
 
 def paper_table(method: str) -> str:
