@@ -143,7 +143,7 @@ def _trained(ticket: Ticket, bench: Workbench, name: str, seed: int, keeper: Kee
     bench.warm_up()
     meter, spent = Meter(recipe.device, whole=not keeper.begun()), Spent()
     steps = recipe.epochs * bench.steps_per_epoch
-    spent.add_training(steps, recipe.batch_size, bench.fit(model, seed, FINETUNE, steps, keeper, on_step))
+    spent.add_training(steps, recipe.batch_size, *bench.fit(model, seed, FINETUNE, steps, keeper, on_step))
     measured, final = meter.row(), masks(model)
     result = {
         "kept": final.count(),

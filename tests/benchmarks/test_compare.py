@@ -246,7 +246,7 @@ def test_all_methods_start_from_one_network_and_see_one_order(
     assert all(equal(init, dense.init) for init in spy.init)
     assert all(masks.sparsity == 0 and masks == spy.masks[0] for masks in spy.masks)
     own = dict(zip(EVERY, spy.batches, strict=True))
-    stream = [next(batches)[0] for batches in [bench.batches(0, 1)] for _ in range(40)]
+    stream = [next(batches)[0] for batches in [bench.batches(0, 1)] for _ in range(90)]
     for method, seen in own.items():
         pruning = seen[: len(seen) - 12] if METHODS[method].finetune else seen
         if METHODS[method].ode_batches:
@@ -256,6 +256,15 @@ def test_all_methods_start_from_one_network_and_see_one_order(
             drawn = (len(pruning) - 12) // 2  # which its losses see twice
             twice = [*stream[:drawn], *stream[: drawn + 12]]
             assert all(torch.equal(a, b) for a, b in zip(pruning, twice, strict=True)), method
+        elif method in (
+            "iter-grasp",
+            "iter-synflow",
+        ):  # seven batches, seen twice, or the shape of one, then a training step
+            source, expected = iter(stream), []
+            for _ in range(10):
+                drawn = [next(source) for _ in range(7 if method == "iter-grasp" else 1)]
+                expected += [*(drawn + drawn if method == "iter-grasp" else []), next(source)]
+            assert all(torch.equal(a, b) for a, b in zip(pruning, [*expected, next(source), next(source)], strict=True))
         elif method.startswith("synflow"):  # takes but a shape from its first batch
             assert all(torch.equal(a, b) for a, b in zip(pruning, stream[1:13], strict=True)), method
         else:

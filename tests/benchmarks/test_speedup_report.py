@@ -363,22 +363,22 @@ def test_broken_row_is_refused() -> None:
 
 def test_published_curves() -> None:
     """Table 1 of the paper states some of the values that its figure shows."""
-    curves = {n: published(replace(RECIPE, network=n)) for n in ("resnet18", "resnet20", "vgg16")}
+    curves = {n: published(replace(RECIPE, network=n)) for n in ("resnet18", "resnet20", "vgg16mlp")}
     stated = {
         ("resnet18", "imp", 0.866): 0.9477,
         ("resnet18", "bip", 0.893): 0.9479,
         ("resnet18", "omp", 0.488): 0.9480,
         ("resnet20", "imp", 0.738): 0.9215,
         ("resnet20", "bip", 0.672): 0.9214,
-        ("vgg16", "imp", 0.893): 0.9368,
-        ("vgg16", "omp", 0.20): 0.9379,
+        ("vgg16mlp", "imp", 0.893): 0.9368,
+        ("vgg16mlp", "omp", 0.20): 0.9379,
     }
     for (network, method, sparsity), accuracy in stated.items():
         found = curves[network]
-        assert found is not None and set(found.curves) == {"bip", "imp", "omp"}
+        assert found is not None and {"bip", "imp", "omp", "hydra", "grasp"} <= set(found.curves)
         assert dict(found.curves[method])[sparsity] == pytest.approx(accuracy, abs=6e-4)
     assert published(replace(RECIPE, data="folder/CIFAR-10")) is not None
-    for change in ({"data": "cifar100"}, {"limit": 100}, {"structure": "filter"}, {"network": "resnet56"}):
+    for change in ({"data": "digits"}, {"limit": 100}, {"structure": "filter"}, {"network": "resnet34"}):
         assert published(replace(RECIPE, **change)) is None
     assert schedule().dense_epochs == 200 and compressed(RECIPE)
     assert not compressed(replace(RECIPE, dense_epochs=200, epochs=160))
