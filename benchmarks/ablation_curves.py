@@ -98,7 +98,8 @@ def curves_figure(found: Sequence[Point], name: str) -> str:
         for axes, sweep in zip(panels, SWEEPS, strict=True):
             _panel(axes, sweep, [point for point in found if point.sweep == sweep.name])
         panels[0].set_ylabel("test accuracy, %", color=FAINT)
-        panels[0].set_ylim(top=min(100.5, panels[0].get_ylim()[1]))
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(0.0, low), min(100.5, high))
         place_legend(figure, panels[0])
         return svg_element(figure, name, "Test accuracy of BiP against gamma and against the lower learning rate")
 

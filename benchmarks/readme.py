@@ -38,7 +38,7 @@ from sparsekit.benchmarks.reporting.wording import (
 )
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_report import speedup_markdown
-from sparsekit.benchmarks.speedup_suites import SUITES, budgets, chosen_suite
+from sparsekit.benchmarks.speedup_suites import budgets, chosen_suite
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 from sparsekit.tensor_file import replace_file
 
@@ -84,9 +84,6 @@ SMALL_METHODS = ",".join(
 )
 """What the rows of the suite "small" are of; its budgets have become finer since."""
 
-ABLATE_METHODS = ",".join(name for name in SUITES["ablate"].methods if name != "bip-upper4")
-"""What the rows of the suite "ablate" are of."""
-
 SPEEDUPS: dict[str, dict[str, Any]] = {
     "speedup-smoke": {"suite": "smoke"},
     "speedup-small": {"suite": "small", "data": ".data/cifar10", "methods": SMALL_METHODS},
@@ -119,13 +116,19 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
         "network": "convnet",
         "batch_size": 64,
         "sparsity": "0.945,0.986",
-        "methods": ABLATE_METHODS,
     },
 }
 """Options of ``sparsekit speedup`` behind each table."""
 
+
+def _of_all_methods(row: Row) -> bool:
+    """Is it of the comparison of every method on the digits?"""
+    return row.get("config", {}).get("epochs") == 6 and row.get("sparsity") == 0.945
+
+
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
+    "compare-methods": lambda rows: compare_table(filter(_of_all_methods, rows), "digits", "convnet"),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     **{name: partial(speedup_table, **settings) for name, settings in SPEEDUPS.items()},
