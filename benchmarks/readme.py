@@ -120,15 +120,11 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
 }
 """Options of ``sparsekit speedup`` behind each table."""
 
-
-def _of_all_methods(row: Row) -> bool:
-    """Is it of the comparison of every method on the digits?"""
-    return row.get("config", {}).get("epochs") == 6 and row.get("sparsity") == 0.945
-
-
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
-    "compare-methods": lambda rows: compare_table(filter(_of_all_methods, rows), "digits", "convnet"),
+    "compare-methods": lambda rows: compare_table(
+        [r for r in rows if r.get("sparsity") == 0.945 and r.get("config", {}).get("epochs") == 6], "digits", "convnet"
+    ),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     **{name: partial(speedup_table, **settings) for name, settings in SPEEDUPS.items()},
