@@ -12,67 +12,41 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.reporting.cards import our_table, paper_table
-from sparsekit.benchmarks.reporting.findings import CHECKPOINT, PRETRAINING
+from sparsekit.benchmarks.reporting.compare_table import compare_table, pairs_table
 from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
-from sparsekit.benchmarks.reporting.markdown import EMPTY, markdown
-from sparsekit.benchmarks.reporting.origin import stamp, subject
-from sparsekit.benchmarks.reporting.summary import Group, summarise
-from sparsekit.benchmarks.reporting.wording import (
-    MISSING,
-    label,
-    number,
-    number_plain,
-    points,
-    points_range,
-    seconds_text,
-    sparsity_text,
-    spread,
-    times,
-)
+from sparsekit.benchmarks.reporting.markdown import EMPTY
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_report import speedup_markdown
 from sparsekit.benchmarks.speedup_suites import budgets, chosen_suite
-from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
-DOCUMENTS = (README, DOCS / "kernels.md", DOCS / "results.md", *sorted((DOCS / "methods").glob("*.md")))
+PAGES = tuple(DOCS / name for name in ("bip.md", "kernels.md", "results.md"))
+DOCUMENTS = (README, *PAGES, *sorted((DOCS / "methods").glob("*.md")))
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
 
-def speedup_table(rows: Iterable[Row], suite: str, **settings: Any) -> str:
-    """What the rows of a suite of ``sparsekit speedup`` say; EMPTY without rows. settings: of its recipe, as it was run."""
-    chosen = chosen_suite({"suite": suite, "device": "cpu", **settings})
+def speedup_table(rows: Iterable[Row], against: str = "", **settings: Any) -> str:
+    """What the rows of a suite of ``sparsekit speedup`` say; EMPTY without rows.
+
+    settings: of its recipe, as it was run. against: rather every method on every budget, paired with this one.
+    """
+    chosen = chosen_suite({"device": "cpu", **settings})
     own = {config.id for config in chosen.configs()}
     found = [row for row in rows if row.get("id") in own]
+    if against:
+        return pairs_table(found, against)
     return speedup_markdown(found, chosen) if found else EMPTY
-
-
-def compare_table(rows: Iterable[Row], data: str, network: str) -> str:
-    """Markdown tables of the comparisons of one network on one data set, one for each recipe; EMPTY without rows.
-
-    Args:
-        rows: rows of any kind.
-        data: what the last part of "data" in the config starts with, be it a name or a folder; "-" and "_" aside.
-        network: value of "network" in the config.
-    """
-    chosen = []
-    for row in rows:
-        config = row.get("config", {})
-        name = Path(str(config.get("data"))).name.replace("-", "").replace("_", "").lower()
-        if row.get("kind") == "compare" and name.startswith(data) and config.get("network") == network:
-            chosen.append(row)
-    return "\n".join(_group(group) for group in summarise(chosen).groups) or EMPTY
 
 
 SMALL_METHODS = ",".join(
@@ -119,6 +93,9 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
     },
 }
 """Options of ``sparsekit speedup`` behind each table."""
+
+SPEEDUPS["fresh-imp"] = SPEEDUPS["speedup-fresh"] | {"against": "imp-budget@2"}
+SPEEDUPS["fresh-gmp"] = SPEEDUPS["speedup-fresh"] | {"against": "gmp", "methods": "gmp,bip-1pass"}
 
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
@@ -193,56 +170,6 @@ def _renew(document: Path, rows: Sequence[Row], check: bool) -> int:
 
     replace_file(document, write)
     return 0
-
-
-def _group(group: Group) -> str:
-    base = label(group.baseline)
-    header = (
-        "sparsity",
-        "method",
-        "test accuracy, %",
-        "before fine-tuning, %",
-        "n",
-        f"difference to {base}, points",
-        "verdict",
-        "epochs",
-        "time",
-        CHECKPOINT,
-        PRETRAINING,
-    )
-    origin = "; ".join(f"{name} {value}" for name, value in stamp(group))
-    dense = f"Dense: {spread(group.dense)} %, {number(group.dense_epochs)} epochs, {seconds_text(group.dense_seconds)}."
-    legend = (
-        f"{subject(group)}. {dense} Mean ± sd over n seeds; difference paired by seed with its 95 % "
-        f"interval; verdict: one-sided 95 % test of a loss of at most {number_plain(100 * group.margin)} points, from "
-        f"{MINIMUM_PAIRS} pairs on. Epochs are dense-equivalent. The last two columns are {base}'s time over the "
-        f"method's: below 1 the method was slower. {origin}."
-    )
-    return f"{markdown(header, _lines(group), 'llrrrrlrrrr')}\n{legend}\n"
-
-
-def _lines(group: Group) -> Iterator[tuple[str, ...]]:
-    for sparsity in group.sparsities:
-        for method in group.methods_at(sparsity):
-            cell, speed = group.cell(method, sparsity), group.speedup(method, sparsity)
-            head = (sparsity_text(sparsity), label(method))
-            if cell is None:
-                yield *head, *[MISSING] * 9
-                continue
-            difference, clocks = cell.difference, (speed.checkpoint, speed.pretraining) if speed else ()
-            interval = f" ({points_range(difference.interval)})" if difference and difference.interval else ""
-            ratios = [times(clock.seconds.value if clock.seconds else None) for clock in clocks] or [MISSING] * 2
-            yield (
-                *head,
-                spread(cell.accuracy),
-                spread(cell.before),
-                str(cell.accuracy.n),
-                points(difference.mean if difference else None) + interval,
-                cell.verdict or MISSING,
-                number(cell.work.mean),
-                seconds_text(cell.seconds.mean),
-                *ratios,
-            )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +72,66 @@ Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
 Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]
+
+
+def _options(
+    data: Data = "digits",
+    network: NetworkName = None,
+    limit: Limit = None,
+    dense_epochs: DenseEpochs = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    momentum: Momentum = None,
+    nesterov: Nesterov = True,
+    weight_decay: WeightDecay = None,
+    curve: CurveText = None,
+    label_smoothing: LabelSmoothing = None,
+    dense_lr: DenseLr = None,
+    dense_batch_size: DenseBatchSize = None,
+    dense_weight_decay: DenseWeightDecay = None,
+    dense_curve: DenseCurve = None,
+    finetune_lr: FinetuneLr = None,
+    finetune_curve: FinetuneCurve = None,
+    lower_lr: LowerLr = None,
+    upper_lr: UpperLr = None,
+    gamma: Gamma = None,
+    ode_steps: OdeSteps = None,
+    ode_batch: OdeBatch = None,
+    radius: Radius = None,
+    polariser: Polariser = None,
+    score_momentum: ScoreMomentum = None,
+    imp_rate: ImpRate = None,
+    budget_epochs: BudgetEpochs = None,
+    skip: Skip = "",
+    structure: Structure = None,
+    image_size: ImageSize = None,
+    precision: Precision = None,
+    channels_last: ChannelsLast = False,
+    graphs: Graphs = False,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """The options of ``takes_recipe``."""
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that make up a recipe, behind its own; ``recipe_of(context.params)`` reads them.
+
+    Args:
+        command: a function for typer that takes a ``context: typer.Context``, and by name what it needs of the options itself.
+    """
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(_options, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        command(**{name: value for name, value in options.items() if name in own.parameters})
+
+    parameters = {**own.parameters, **{name: p for name, p in shared.items() if name not in own.parameters}}
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()]
+    run.__signature__ = own.replace(parameters=keyword)  # pyright: ignore[reportAttributeAccessIssue]
+    return run
 
 
 def parsed_list(argument: str, text: str, kind: Callable[[str], Any]) -> list[Any]:

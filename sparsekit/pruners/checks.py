@@ -50,11 +50,17 @@ def checked_number(function: str, argument: str, value: Any, least: float = 0.0,
     return float(value)
 
 
+def checked_share(function: str, argument: str, value: Any) -> float:
+    """``value`` as a float if it is a number in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= 1:
+        raise ValueError(f"{function}: {argument}: expected a number in (0, 1], got {value!r}")
+    return float(value)
+
+
 def check_plain(function: str, model: nn.Module) -> None:
     """Raise ValueError for a masked weight that is a DTensor, which the pruner ``function`` cannot serve."""
-    spread = [n for n, layer in masked_layers(model).items() if shards.is_spread(layer.weight)]
-    if spread:
-        raise ValueError(f"{function}: model: expected plain weights, got DTensors such as `{spread[0]}.weight`")
+    if any(shards.is_spread(layer.weight) for layer in masked_layers(model).values()):
+        raise ValueError(f"{function}: model: expected plain weights, got DTensors; use DistributedDataParallel")
 
 
 def described(**functions: Any) -> dict[str, str | None]:

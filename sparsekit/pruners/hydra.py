@@ -24,8 +24,8 @@ from sparsekit.allocation import Uniform
 from sparsekit.gradients import Loss
 from sparsekit.ops import shards
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
-from sparsekit.pruners.learned import LearnedPruner, checked_rate, score_dtype
+from sparsekit.pruners.checks import checked_count, checked_number
+from sparsekit.pruners.learned import LearnedPruner, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
@@ -87,7 +87,9 @@ class Hydra(LearnedPruner):
             raise ValueError(f"Hydra: start: expected one of {', '.join(STARTS)}, got {start!r}")
         self.start = start
         rates = {"lr": score_lr, "momentum": score_momentum, "weight_decay": score_weight_decay}
-        self._rates = {name: checked_rate("Hydra", f"score_{name}", value) for name, value in rates.items()}
+        self._rates = {
+            name: checked_number("Hydra", f"score_{name}", value, strict=False) for name, value in rates.items()
+        }
         super().__init__(
             model,
             loss,

@@ -13,9 +13,7 @@ Learned numbers start from the weights and are tensors of their own: nothing tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from numbers import Real
 from typing import Any
 
 import torch
@@ -169,14 +167,3 @@ class LearnedPruner(RoundPruner):
 def score_dtype(weight: Tensor) -> torch.dtype:
     """Of scores: the weight's, but never less than float32, in which small steps still add up."""
     return torch.float32 if weight.dtype.itemsize < 4 else weight.dtype
-
-
-def checked_rate(function: str, argument: str, value: Any, *, zero: bool = True) -> float:
-    """``value`` as a finite float >= 0 (> 0 without ``zero``), or an error that names function and argument."""
-    expected = f"a finite number {'>=' if zero else '>'} 0"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{function}: {argument}: expected {expected}, got {value!r}")
-    number = float(value)
-    if not (math.isfinite(number) and (number >= 0 if zero else number > 0)):
-        raise ValueError(f"{function}: {argument}: expected {expected}, got {value!r}")
-    return number

@@ -22,8 +22,8 @@ from sparsekit import criteria, ops
 from sparsekit.allocation import Uniform
 from sparsekit.gradients import Loss
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
-from sparsekit.pruners.learned import LearnedPruner, checked_rate, score_dtype
+from sparsekit.pruners.checks import checked_count, checked_number
+from sparsekit.pruners.learned import LearnedPruner, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
@@ -80,7 +80,7 @@ class Movement(LearnedPruner):
         projection: Projection | None = None,
     ) -> None:
         checked_count("Movement", "steps", steps)
-        self._score_lr = checked_rate("Movement", "score_lr", score_lr, zero=False)
+        self._score_lr = checked_number("Movement", "score_lr", score_lr)
         self.ramp = as_ramp("Movement", sparsity, schedule, steps, 1, ramp, beyond=True, start=warm_up)
         check_pattern(self.ramp, projection)
         super().__init__(

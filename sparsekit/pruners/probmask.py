@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from sparsekit.gradients import Loss, check_reached
 from sparsekit.nn import effective_weights
-from sparsekit.ops import replicas, shards
+from sparsekit.ops import replicas
 from sparsekit.patterns import Unstructured
 from sparsekit.probabilities import logistic_noise, onto_budget, soft_mask
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_plain, checked_count, checked_number, checked_share
 from sparsekit.pruners.cost import batch_size
-from sparsekit.pruners.learned import LearnedPruner, checked_rate, score_dtype
+from sparsekit.pruners.learned import LearnedPruner, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
@@ -62,11 +62,10 @@ def _checked_options(options: ProbMaskOptions) -> ProbMaskOptions:
     """The options, or an error that names the argument; ``warm_up`` and ``ramp`` are the ramp's to check."""
     checked_count("ProbMask", "samples", options.samples)
     checked_count("ProbMask", "seed", options.seed, 0)
-    checked_rate("ProbMask", "finetune_rate", options.finetune_rate, zero=False)
+    checked_number("ProbMask", "finetune_rate", options.finetune_rate)
     if options.clip != math.inf:
-        checked_rate("ProbMask", "clip", options.clip, zero=False)
-    if checked_rate("ProbMask", "coolest", options.coolest, zero=False) > 1:
-        raise ValueError(f"ProbMask: coolest: expected a number in (0, 1], got {options.coolest!r}")
+        checked_number("ProbMask", "clip", options.clip)
+    checked_share("ProbMask", "coolest", options.coolest)
     return options
 
 
@@ -122,7 +121,7 @@ class ProbMask(LearnedPruner):
         checked_count("ProbMask", "steps", steps)
         checked_count("ProbMask", "finetune_steps", finetune_steps, 0)
         self.options = own = _checked_options(options or ProbMaskOptions())
-        self._score_lr = checked_rate("ProbMask", "score_lr", score_lr, zero=False)
+        self._score_lr = checked_number("ProbMask", "score_lr", score_lr)
         self.ramp = as_ramp("ProbMask", sparsity, "cubic", steps, 1, own.ramp, beyond=True, start=own.warm_up)
         _check_projection(projection)
         learning = Phase(steps, as_curve("ProbMask", "curve", curve), rewind=None if rewind_state is None else "init")
@@ -140,8 +139,7 @@ class ProbMask(LearnedPruner):
         self.ranks.alike("arguments", lambda: None, **asdict(own))
 
     def _first_scores(self) -> dict[str, Tensor]:
-        if any(map(shards.is_spread, self.weights.values())):
-            raise ValueError("ProbMask: model: expected plain weights, got DTensors; use DistributedDataParallel")
+        check_plain("ProbMask", self.model)
         return {name: torch.ones_like(w, dtype=score_dtype(w)) for name, w in self.weights.items()}
 
     @property

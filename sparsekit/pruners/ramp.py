@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss
 from sparsekit.patterns import NM
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count, checked_sparsity, described
+from sparsekit.pruners.checks import checked_count, checked_share, checked_sparsity, described
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
@@ -75,12 +75,11 @@ def as_ramp(
     sparsity = checked_sparsity(name, sparsity)
     checked_count(name, "steps", steps)
     checked_count(name, "every", every)
-    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
-        raise ValueError(f"{name}: ramp: expected a number in (0, 1], got {fraction!r}")
+    fraction = checked_share(name, "ramp", fraction)
     if isinstance(start, bool) or not isinstance(start, Real) or not 0 <= start < fraction:
         raise ValueError(f"{name}: warm_up: expected a number in [0, {fraction}) (ramp), got {start!r}")
     # The last step still trains what the last pruning has left.
-    end = min(max(1, math.floor(float(fraction) * steps + 0.5)), steps - 1)
+    end = min(max(1, math.floor(fraction * steps + 0.5)), steps - 1)
     begin = min(math.floor(float(start) * steps + 0.5), end)
     planned = as_schedule(schedule, sparsity, initial=min(initial, sparsity), start=begin, end=end)
     return Ramp(name, sparsity, planned, every, end, beyond)

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.allocation import ERK, Global
 from sparsekit.gradients import Loss
-from sparsekit.nn import masked_layers
-from sparsekit.ops import shards, unpack_mask
+from sparsekit.ops import unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_plain, checked_count, checked_share
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
@@ -49,7 +48,12 @@ def drop_fraction(step: int, end: int, alpha: float, decay: str = "cosine") -> f
 
 
 class Rewiring(RoundPruner):
-    """The machine of RigL and SET, which say by what weights are taken in; arguments as theirs."""
+    """The machine of RigL and SET, which say by what weights are taken in; arguments as theirs.
+
+    least_every: the shortest period; two where a step that rewires does not train.
+    """
+
+    least_every = 1
 
     def __init__(
         self,
@@ -59,24 +63,23 @@ class Rewiring(RoundPruner):
         *,
         optimizer: OptimizerFactory,
         steps: int,
-        every: int,
-        until: float,
-        alpha: float,
-        decay: str,
-        rewind_state: Mapping[str, Any] | None,
-        seed: int,
-        curve: str | Curve,
-        projection: Projection | None,
-        least: int,
+        every: int = 100,
+        until: float = 0.75,
+        alpha: float = 0.3,
+        decay: str = "cosine",
+        rewind_state: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        curve: str | Curve = "cosine",
+        projection: Projection | None = None,
     ) -> None:
         name = type(self).__name__
         checked_count(name, "steps", steps)
-        self.every = checked_count(name, "every", every, least)
+        self.every = checked_count(name, "every", every, self.least_every)
         self.seed = checked_count(name, "seed", seed, 0, LARGEST_SEED)
-        self.alpha, self.decay = _share(name, "alpha", alpha), decay
+        self.alpha, self.decay = checked_share(name, "alpha", alpha), decay
         if decay not in DECAYS:
             raise ValueError(f"{name}: decay: expected one of {', '.join(DECAYS)}, got {decay!r}")
-        self.end = math.floor(_share(name, "until", until) * steps + 0.5)
+        self.end = math.floor(checked_share(name, "until", until) * steps + 0.5)
         projection = Projection(allocation=ERK()) if projection is None else projection
         _check_model(name, model, projection)
         phase = Phase(steps, as_curve(name, "curve", curve), sparsity, None if rewind_state is None else "init")
@@ -135,12 +138,6 @@ class Rewiring(RoundPruner):
         return super()._config() | own
 
 
-def _share(name: str, argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"{name}: {argument}: expected a number in (0, 1], got {value!r}")
-    return float(value)
-
-
 def _check_model(name: str, model: nn.Module, projection: Any) -> None:
     """Raise for what the counts of each layer could not be kept of."""
     where = f"{name}: projection: expected"
@@ -151,5 +148,4 @@ def _check_model(name: str, model: nn.Module, projection: Any) -> None:
             raise ValueError(f"{where} single weights, got {projection.pattern!r}")
         if isinstance(projection.allocation, Global):
             raise ValueError(f"{where} an allocation per layer, such as erk, got {projection.allocation!r}")
-    if any(shards.is_spread(layer.weight) for layer in masked_layers(model).values()):
-        raise ValueError(f"{name}: model: expected plain weights, got DTensors; use DistributedDataParallel")
+    check_plain(name, model)

@@ -7,16 +7,12 @@ z = m * theta on the step's batch, and takes no optimizer step: algorithm 1 of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsekit.gradients import Loss, dense_gradients
-from sparsekit.projection import Projection
+from sparsekit.gradients import dense_gradients
 from sparsekit.pruners.cost import batch_size
-from sparsekit.pruners.learning_rate import Curve
-from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.rewiring import Rewiring
 
 
@@ -52,26 +48,7 @@ class RigL(Rewiring):
     The source trains convolutions but the first by ERK; which layers are masked is decided by ``sparsify`` here.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        sparsity: float,
-        *,
-        optimizer: OptimizerFactory,
-        steps: int,
-        every: int = 100,
-        until: float = 0.75,
-        alpha: float = 0.3,
-        decay: str = "cosine",
-        rewind_state: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        curve: str | Curve = "cosine",
-        projection: Projection | None = None,
-    ) -> None:
-        own: dict[str, Any] = {"every": every, "until": until, "alpha": alpha, "decay": decay, "seed": seed, "least": 2}
-        own |= {"optimizer": optimizer, "steps": steps, "rewind_state": rewind_state, "curve": curve}
-        super().__init__(model, loss, sparsity, projection=projection, **own)
+    least_every = 2
 
     def _work(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         if not self.fraction:

@@ -5,15 +5,10 @@ RigL: here the weights to take in are drawn at random, all that do not stay bein
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsekit.gradients import Loss
-from sparsekit.projection import Projection
-from sparsekit.pruners.learning_rate import Curve
-from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.rewiring import Rewiring
 from sparsekit.pruners.scoring import random_scores
 
@@ -48,27 +43,6 @@ class SET(Rewiring):
     of either sign; here, as in RigL's paper, the smallest |theta|. It gives new weights random values; here they begin at
     0. Drawings come from a CPU generator that depends on seed and step alone. Pruned theta: as of ``RigL``.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        sparsity: float,
-        *,
-        optimizer: OptimizerFactory,
-        steps: int,
-        every: int = 100,
-        until: float = 0.75,
-        alpha: float = 0.3,
-        decay: str = "cosine",
-        rewind_state: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        curve: str | Curve = "cosine",
-        projection: Projection | None = None,
-    ) -> None:
-        own: dict[str, Any] = {"every": every, "until": until, "alpha": alpha, "decay": decay, "seed": seed, "least": 1}
-        own |= {"optimizer": optimizer, "steps": steps, "rewind_state": rewind_state, "curve": curve}
-        super().__init__(model, loss, sparsity, projection=projection, **own)
 
     def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         if not self.fraction:

@@ -34,12 +34,11 @@ from torch import Tensor, nn
 from sparsekit.gradients import Loss, dense_gradients, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.nn.batchnorm import has_batchnorm
-from sparsekit.ops import shards
 from sparsekit.projection import Projection
 from sparsekit.pruners import flow
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.bip_options import batchnorm_policy
-from sparsekit.pruners.checks import check_tensors, checked_count
+from sparsekit.pruners.checks import check_plain, check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.polarisers import polarise
 from sparsekit.pruners.spode_gates import fold, initial_gates, one_batch
@@ -85,8 +84,7 @@ class SpODE(BasePruner):
         options: SpODEOptions | None = None,
     ) -> None:
         super().__init__(model, loss, sparsity, projection)
-        if any(map(shards.is_spread, self.weights.values())):
-            raise ValueError("SpODE: model: expected plain weights, got DTensors; use DistributedDataParallel")
+        check_plain("SpODE", self.model)
         self.options = options or SpODEOptions()
         checked_arguments(self.options, radius, energy, polariser, self.projection.pattern)
         self.steps = checked_count("SpODE", "steps", steps)

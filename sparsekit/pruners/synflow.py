@@ -13,9 +13,9 @@ from torch.func import functional_call
 from sparsekit.criteria import synaptic_flow
 from sparsekit.gradients import Loss
 from sparsekit.nn import effective_weights
-from sparsekit.ops import replicas, shards
+from sparsekit.ops import replicas
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_plain, checked_count
 from sparsekit.pruners.cost import first_of
 from sparsekit.pruners.learning_rate import Curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
@@ -106,8 +106,7 @@ class SynFlow(CriterionPruning):
         return 0 if index == 0 and self._shaped else 1
 
     def _check_masks(self) -> None:
-        if any(map(shards.is_spread, self.weights.values())):
-            raise ValueError("SynFlow: model: expected plain weights, got DTensors; use DistributedDataParallel")
+        check_plain("SynFlow", self.model)
         super()._check_masks()
 
 
