@@ -52,7 +52,7 @@ def checked_number(function: str, argument: str, value: Any, least: float = 0.0,
 
 def checked_share(function: str, argument: str, value: Any) -> float:
     """``value`` as a float if it is a number in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) <= 1:
         raise ValueError(f"{function}: {argument}: expected a number in (0, 1], got {value!r}")
     return float(value)
 
