@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsekit.benchmarks.compare import ROWS, Workbench, compare, grid
-from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.recipe import MAX_THREADS, Recipe
 from sparsekit.benchmarks.report import template
 from sparsekit.benchmarks.reporting.figures import SETTINGS, place_legend, quiet, svg_element
 from sparsekit.benchmarks.reporting.origin import describe_environment
@@ -33,6 +33,7 @@ from sparsekit.benchmarks.reporting.wording import MISSING, number_plain, sparsi
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_suites import RUNGS
 from sparsekit.benchmarks.statistics import Estimate, describe
+from sparsekit.pruners.checks import checked_count
 from sparsekit.tensor_file import replace_file
 
 SPARSITIES = (RUNGS[8], RUNGS[12], RUNGS[18])
@@ -155,9 +156,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--network", default="convnet")
     parser.add_argument("--limit", type=int, help="at most this many images of each split")
+    parser.add_argument("--image-size", type=int, help="pixels per side that images are scaled to")
     parser.add_argument("--dense-epochs", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--root", type=Path, default=Path(".data"), help="where data sets lie")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     return parser.parse_args(words)
@@ -168,9 +171,9 @@ def main(words: Sequence[str] | None = None) -> int:
     given, failed = _arguments(words), 0
     try:
         if not given.report_only:
-            settings = ("data", "network", "limit", "dense_epochs", "epochs", "batch_size")
+            settings = ("data", "network", "limit", "image_size", "dense_epochs", "epochs", "batch_size")
             recipe = Recipe(**{name: getattr(given, name) for name in settings})
-            torch.set_num_threads(1 if recipe.data == "digits" else torch.get_num_threads())
+            torch.set_num_threads(checked_count("ablation_curves", "threads", given.threads, 1, MAX_THREADS))
             configs, bench = (
                 grid(methods(), given.sparsity, given.seeds, recipe),
                 Workbench(recipe, given.out, given.root),
