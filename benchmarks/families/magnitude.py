@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sparsekit.allocation import ERK, Allocation, Global
+from sparsekit.allocation import ERK, Allocation
 from sparsekit.benchmarks.builders import Start, for_finetuning, trained_with
 from sparsekit.benchmarks.method import Method, phase_epochs, phase_steps
 from sparsekit.benchmarks.recipe import Recipe
@@ -60,12 +60,12 @@ def ramped(kind: type[GMP] | type[DPF]) -> Callable[[Start], BasePruner]:
     return lambda start: trained_with(kind, start, steps=start.steps)
 
 
-def random_masks(allocation: Allocation) -> Callable[[Start], BasePruner]:
-    """Random masks, trained from the weights before training."""
+def random_masks(allocation: Allocation | None = None) -> Callable[[Start], BasePruner]:
+    """Random masks, trained from the weights before training; without allocation they are counted as the recipe says."""
 
     def build(start: Start) -> BasePruner:
-        own = {"steps": start.steps, "rewind_state": start.init, "projection": Projection(allocation=allocation)}
-        return trained_with(RandomPruning, start, **own)
+        own: dict[str, Any] = {} if allocation is None else {"projection": Projection(allocation=allocation)}
+        return trained_with(RandomPruning, start, steps=start.steps, rewind_state=start.init, **own)
 
     return build
 
@@ -101,11 +101,10 @@ MAGNITUDE: dict[str, Method] = {
     "gmp": Method(ramped(GMP), phase_epochs(1), phase_steps, summary="gradual magnitude pruning in one run"),
     "dpf": Method(ramped(DPF), phase_epochs(1), phase_steps, summary="dynamic pruning with feedback, cubic ramp"),
     "random": Method(
-        random_masks(Global()),
+        random_masks(),
         phase_epochs(1),
         phase_steps,
         pretrained=False,
-        structured=False,
         summary="random masks over all layers, trained from init",
     ),
     "random-erk": Method(
