@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparsekit.benchmarks.collapse import collapse_table
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.reporting.cards import our_table, paper_table
+from sparsekit.benchmarks.reporting.compact import compact_table
 from sparsekit.benchmarks.reporting.compare_table import compare_table, pairs_table
 from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
 from sparsekit.benchmarks.reporting.markdown import EMPTY
@@ -30,7 +32,7 @@ from sparsekit.tensor_file import replace_file
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
-PAGES = tuple(DOCS / name for name in ("bip.md", "kernels.md", "results.md"))
+PAGES = tuple(DOCS / name for name in ("bip.md", "compact.md", "kernels.md", "results.md"))
 DOCUMENTS = (README, *PAGES, *sorted((DOCS / "methods").glob("*.md")))
 
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
@@ -105,7 +107,9 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     **{name: partial(speedup_table, **settings) for name, settings in SPEEDUPS.items()},
-    "kernels": kernel_table,
+    "collapse": collapse_table,
+    "compact": compact_table,
+    "kernels": lambda rows: kernel_table(row for row in rows if row.get("bench") != "compact"),
     "kernels-ours": lambda rows: kernel_table(row for row in rows if str(row.get("provider")).startswith("sparsekit")),
     "steps": lambda rows: kernel_table(
         row for row in rows if row.get("bench") in ("step", "bip iteration", "overhead")

@@ -57,7 +57,7 @@ class Recipe:
         phase, see curve_of. label_smoothing: of the loss of every phase.
     dense_lr, dense_batch_size, dense_weight_decay: of the dense training, None for those above; dense_curve: likewise.
     lower_lr: of BiP's weights, None for lr. finetune_lr, finetune_curve: of the training that follows a pruning of trained
-        weights in one go (SpODE, one-shot magnitude), None for lr and curve.
+        weights in one go (SpODE, one-shot magnitude) and of the last training after rounds (iter-*), None for lr and curve.
     skip: globs of layers that no method prunes.
     imp_rate: fraction of the remaining weights that a round of IMP removes.
     budget_epochs: retraining epochs of budgeted IMP over all its rounds; 0 means twice ``epochs``.

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sparsekit.benchmarks.reporting import figures, mask_figures, wording
-from sparsekit.benchmarks.reporting.findings import cautions, findings, title
+from sparsekit.benchmarks.reporting.findings import cautions, digest, findings, title
 from sparsekit.benchmarks.reporting.mask_section import mask_section
 from sparsekit.benchmarks.reporting.origin import flat, methods, stamp, subject
 from sparsekit.benchmarks.reporting.speedup import Clock, Factors, Ratio, Speedup, speedup
@@ -86,6 +86,7 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp", m
         subject=subject,
         stamp=stamp,
         methods=methods,
+        digest=digest,
         findings=findings,
         cautions=cautions,
         colour=figures.colour,
@@ -123,6 +124,7 @@ def as_json(rows: Iterable[Row], baseline: str = "imp") -> dict[str, Any]:
     for group in summary.groups:
         values = asdict(group)
         values["runs"] = [run.id for run in group.runs]
+        values["digest"] = list(digest(group))
         values["findings"] = [asdict(finding) for finding in findings(group)]
         values["cautions"] = list(cautions(group))
         groups.append(values)

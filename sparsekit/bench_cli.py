@@ -112,6 +112,18 @@ def structured(device: Device = "cpu", out: Out = ROWS, repeats: Repeats = 30, a
     _run("bench_structured", (repeats, device, out), as_json)
 
 
+@bench_app.command()
+def compact(
+    device: Device = "cpu",
+    out: Out = ROWS,
+    repeats: Repeats = 30,
+    only: Annotated[str, typer.Option(help="Glob on names of settings, such as 'resnet20 *'.")] = "*",
+    as_json: Json = False,
+) -> None:
+    """Time networks with half and more of their filters masked, before and after channel surgery."""
+    _run("bench_compact", (repeats, device, out), as_json, only=only)
+
+
 def _run(program: str, settings: tuple[int, str, Path], as_json: bool, **options: Any) -> None:
     """One of the programs benchmarks/bench_*.py: its rows go to the file as they come, then to the terminal."""
     with reported("finished rows are kept"):

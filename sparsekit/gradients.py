@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsekit.nn import dense_gradient, effective_weights, masked_layers, prepared_weights
 from sparsekit.ops import replicas, shards
@@ -67,6 +68,37 @@ def gradients_at(
     """
     if create_graph and replicas.group_of(model) is not None:
         raise ValueError("gradients_at: create_graph: expected False in DistributedDataParallel, got True")
+    value, dz = _local_gradients(model, loss, batch, z, create_graph)
+    return value, _averaged(model, dz)
+
+
+def curvature_at(
+    model: nn.Module, loss: Loss, batch: Any, z: Mapping[str, Tensor], vector: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """H v at the effective weights ``z`` of all masked layers, H the Hessian of the loss in them; the mean over all processes.
+
+    Args:
+        model, loss, batch, z: see ``gradients_at``. vector: v by layer name; the same on all processes.
+
+    Returns:
+        {layer name: tensor of the weight's shape}, detached.
+    """
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in z.items()}
+    # The fused attention kernels have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        # Each process takes its own Hessian along the common vector: an average would cut the graph.
+        _, dz = _local_gradients(model, loss, batch, leaves, create_graph=True)
+        slope = torch.stack([(dz[name] * vector[name]).sum() for name in leaves]).sum()
+        found: Any = (None,) * len(leaves)
+        if slope.requires_grad:  # else the loss is linear
+            found = torch.autograd.grad(slope, list(leaves.values()), allow_unused=True)
+    return _averaged(model, _named(leaves, found))
+
+
+def _local_gradients(
+    model: nn.Module, loss: Loss, batch: Any, z: Mapping[str, Tensor], create_graph: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``gradients_at`` of this process alone."""
     shards.reshard(model)
     if any(shards.is_spread(p) for p in model.parameters()):
         raise ValueError("gradients_at: model: expected plain weights, got DTensors; use dense_gradients")
@@ -77,7 +109,7 @@ def gradients_at(
         value = _checked_loss("gradients_at", loss(model, batch))
         dz = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
     check_reached("gradients_at", value, dz)
-    return value if create_graph else value.detach(), _averaged(model, _named(leaves, dz))
+    return value if create_graph else value.detach(), _named(leaves, dz)
 
 
 def check_reached(function: str, value: Tensor, gradients: Sequence[Tensor | None]) -> None:

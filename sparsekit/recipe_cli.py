@@ -49,10 +49,9 @@ DenseCurve = Annotated[str | None, typer.Option(help="Dense training: learning r
 LowerLr = Annotated[float | None, typer.Option(help="BiP: learning rate of the weights, by default --lr.")]
 UpperLr = Annotated[float | None, typer.Option(help="BiP: learning rate of the scores.")]
 Gamma = Annotated[float | None, typer.Option(help="BiP: lower regulariser; inf for none.")]
-FinetuneLr = Annotated[float | None, typer.Option(help="Fine-tuning (SpODE, oneshot): learning rate, by default --lr.")]
-FinetuneCurve = Annotated[
-    str | None, typer.Option(help="Fine-tuning (SpODE, oneshot): learning rate in it, by default --curve.")
-]
+_TUNING = "Fine-tuning (SpODE, oneshot; the last training of iter-*)"
+FinetuneLr = Annotated[float | None, typer.Option(help=f"{_TUNING}: learning rate, by default --lr.")]
+FinetuneCurve = Annotated[str | None, typer.Option(help=f"{_TUNING}: learning rate in it, by default --curve.")]
 OdeSteps = Annotated[int | None, typer.Option(help="SpODE: Euler steps.")]
 OdeBatch = Annotated[int | None, typer.Option(help="SpODE: images per step.")]
 Radius = Annotated[float | None, typer.Option(help="SpODE: radius r >= 1.")]

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruners in rounds with training in between, all at the same rates: a line for each."""
+"""Pruners in rounds with training in between, all at the same rates, and as SpODE's code has them; a line for each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from sparsekit.benchmarks.builders import Start, make_sgd, projection_of
-from sparsekit.benchmarks.families.criteria import SYNFLOW_ROUNDS, of_grasp
+from sparsekit.benchmarks.curves import curve_of
+from sparsekit.benchmarks.families.criteria import SYNFLOW_ROUNDS, Batches, all_data, of_grasp, one_batch
 from sparsekit.benchmarks.method import Method
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.pruners import SNIP, GraSP, Iterative, OneShotMagnitude, SpODE, SynFlow
@@ -17,6 +21,10 @@ from sparsekit.pruners.base import BasePruner
 ROUNDS = 10
 ROUND_SHARE = 5 / 140
 """Of all training steps, those of a round: 10 rounds of 5 epochs and 90 more at the end (Mo et al., ICML 2023, code)."""
+
+Rates = tuple[float, float]
+RELEASED, RELEASED_SPODE = (0.01, 1.0), (1.0, 0.3)
+"""Factors of the recipe's rate, in the rounds and at the end: what SpODE's code gives the others, and itself, of 1e-2."""
 
 Inner = Callable[[Start, nn.Module, float], BasePruner]
 """(start, model, sparsity of the round) -> the round's pruner, which accepts partial masks."""
@@ -29,44 +37,53 @@ def training_steps(recipe: Recipe, per_epoch: int) -> tuple[int, int]:
     return each, max(1, total - ROUNDS * each)
 
 
-def iterative(inner: Inner) -> Callable[[Start], BasePruner]:
-    """Any pruner in rounds; the rate of the rounds is that of the last training, the recipe's."""
+def iterative(inner: Inner, rates: Rates = (1.0, 1.0)) -> Callable[[Start], BasePruner]:
+    """Any pruner in rounds; the last training has rate and curve of fine-tuning. Both rates are times their factor."""
 
     def build(start: Start) -> BasePruner:
         each, last = training_steps(start.recipe, start.steps_per_epoch)
+        parts = start.recipe, start.recipe.finetune_part()
+        of_rounds, of_last = (make_sgd(replace(r, lr=rate * r.lr)) for r, rate in zip(parts, rates, strict=True))
         return Iterative(
             start.model,
             start.loss,
             start.sparsity,
             pruner=lambda model, sparsity: inner(start, model, sparsity),
-            optimizer=make_sgd(start.recipe),
+            optimizer=of_rounds,
             rounds=ROUNDS,
             steps_per_round=each,
             final_steps=last,
+            final_optimizer=of_last,
+            curve=curve_of(parts[0].curve),
+            final_curve=curve_of(parts[1].curve),
         )
 
     return build
 
 
 def entry(
-    inner: Inner, inner_steps: Callable[[Recipe], int], summary: str, scored: Callable[[Recipe], int] | None = None
+    inner: Inner,
+    inner_steps: Callable[[Recipe], int],
+    summary: str,
+    scored: Callable[[Recipe, int], int] | None = None,
+    rates: Rates = (1.0, 1.0),
 ) -> Method:
     """A method of rounds.
 
-    inner_steps: steps of the pruner of a round. scored: images that go through the network in these steps, as often as they
-        do; by default a batch of the recipe's size in each.
+    inner_steps: steps of the pruner of a round. scored: (recipe, images of an epoch) -> images that go through the network in
+        these steps, as often as they do; by default a batch of the recipe's size in each. rates: see ``iterative``.
     """
 
-    def steps(recipe: Recipe, per_epoch: int) -> int:
+    def steps(recipe: Recipe, sparsity: float, per_epoch: int) -> int:
         each, last = training_steps(recipe, per_epoch)
         return ROUNDS * (inner_steps(recipe) + each) + last
 
     def passes(recipe: Recipe, sparsity: float, images: int) -> float:
         each, last = training_steps(recipe, images // recipe.batch_size)
-        of_pruners = scored(recipe) if scored else inner_steps(recipe) * recipe.batch_size
+        of_pruners = scored(recipe, images) if scored else inner_steps(recipe) * recipe.batch_size
         return ((ROUNDS * each + last) * recipe.batch_size + ROUNDS * of_pruners) / images
 
-    return Method(iterative(inner), passes, lambda recipe, sparsity, steps_: steps(recipe, steps_), summary=summary)
+    return Method(iterative(inner, rates), passes, steps, summary=summary)
 
 
 def magnitude(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
@@ -89,21 +106,22 @@ def spode(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
     return SpODE(model, start.loss, sparsity, recalibrate=0, **own)
 
 
-def snip(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
-    """SNIP on the next batch, among the weights that are left."""
-    return SNIP(model, start.loss, sparsity, projection=projection_of(start.recipe))
+def snip(start: Start, model: nn.Module, sparsity: float, batches: Batches = one_batch) -> BasePruner:
+    """SNIP on the next batch, or on more, among the weights that are left."""
+    drawn = batches(start.recipe, start.images)
+    return SNIP(model, start.loss, sparsity, batches=drawn, projection=projection_of(start.recipe))
 
 
-def grasp(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
-    """GraSP on its samples, among the weights that are left."""
-    batches = of_grasp(start.recipe, start.images)
-    return GraSP(model, start.loss, sparsity, batches=batches, projection=projection_of(start.recipe))
+def grasp(start: Start, model: nn.Module, sparsity: float, batches: Batches = of_grasp) -> BasePruner:
+    """GraSP on its samples, or on others, among the weights that are left."""
+    drawn = batches(start.recipe, start.images)
+    return GraSP(model, start.loss, sparsity, batches=drawn, projection=projection_of(start.recipe))
 
 
-def synflow(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
-    """SynFlow among the weights that are left, in as many rounds over all as in one shot."""
+def synflow(start: Start, model: nn.Module, sparsity: float, **options: Any) -> BasePruner:
+    """SynFlow among the weights that are left, in as many rounds over all as in one shot; options: of ``sk.SynFlow``."""
     rounds = SYNFLOW_ROUNDS // ROUNDS
-    return SynFlow(model, start.loss, sparsity, rounds=rounds, projection=projection_of(start.recipe))
+    return SynFlow(model, start.loss, sparsity, rounds=rounds, projection=projection_of(start.recipe), **options)
 
 
 def one_step(recipe: Recipe) -> int:
@@ -111,17 +129,42 @@ def one_step(recipe: Recipe) -> int:
     return 1
 
 
+def passing(times: int, batches: Batches) -> Callable[[Recipe, int], int]:
+    """Images that a criterion sees when it goes ``times`` through its batches."""
+    return lambda recipe, images: times * batches(recipe, images) * recipe.batch_size
+
+
+def of_synflow(recipe: Recipe, images: int) -> int:
+    """One image in each of its rounds."""
+    return SYNFLOW_ROUNDS // ROUNDS
+
+
+def no_steps(recipe: Recipe) -> int:
+    """Magnitude is done when it is made."""
+    return 0
+
+
+_EQUAL, _UNEQUAL = "in 10 short rounds, then training", "in rounds, at the unequal rates of SpODE's code"
+
 ITERATIVE: dict[str, Method] = {
-    "iter-magnitude": entry(magnitude, lambda recipe: 0, "magnitude pruning in 10 short rounds, then training"),
-    "iter-spode": entry(spode, euler_steps, "SpODE in 10 short rounds, then training"),
-    "iter-snip": entry(snip, one_step, "SNIP in 10 short rounds, then training"),
-    "iter-grasp": entry(
-        grasp,
-        one_step,
-        "GraSP in 10 short rounds, then training",
-        lambda recipe: 3 * of_grasp(recipe, 0) * recipe.batch_size,
+    "iter-magnitude": entry(magnitude, no_steps, f"magnitude pruning {_EQUAL}"),
+    "iter-spode": entry(spode, euler_steps, f"SpODE {_EQUAL}"),
+    "iter-snip": entry(snip, one_step, f"SNIP {_EQUAL}"),
+    "iter-grasp": entry(grasp, one_step, f"GraSP {_EQUAL}", passing(3, of_grasp)),
+    "iter-synflow": entry(synflow, one_step, f"SynFlow {_EQUAL}", of_synflow),
+    "iter-magnitude-released": entry(magnitude, no_steps, f"magnitude pruning {_UNEQUAL}", rates=RELEASED),
+    "iter-spode-released": entry(spode, euler_steps, f"SpODE {_UNEQUAL}", rates=RELEASED_SPODE),
+    "iter-snip-released": entry(
+        partial(snip, batches=all_data), one_step, f"SNIP on all data {_UNEQUAL}", passing(1, all_data), RELEASED
     ),
-    "iter-synflow": entry(
-        synflow, one_step, "SynFlow in 10 short rounds, then training", lambda recipe: SYNFLOW_ROUNDS // ROUNDS
+    "iter-grasp-released": entry(
+        partial(grasp, batches=all_data), one_step, f"GraSP on all data {_UNEQUAL}", passing(3, all_data), RELEASED
+    ),
+    "iter-synflow-released": entry(
+        partial(synflow, batchnorm="train", double=False),
+        one_step,
+        f"SynFlow in train mode {_UNEQUAL}",
+        of_synflow,
+        RELEASED,
     ),
 }

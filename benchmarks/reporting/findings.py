@@ -25,6 +25,8 @@ from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
 
 CHECKPOINT = "given a dense checkpoint"
 PRETRAINING = "with pretraining counted on both sides"
+MANY = 6
+"""Methods beside the baseline that a reader takes in one by one."""
 LEVEL = "95\N{NO-BREAK SPACE}%"
 
 
@@ -51,6 +53,34 @@ def title(group: Group) -> str:
 def findings(group: Group) -> tuple[Finding, ...]:
     """One finding for each method but the baseline."""
     return tuple(_finding(group, method) for method in group.methods if method != group.baseline)
+
+
+def digest(group: Group) -> tuple[str, ...]:
+    """For more than MANY methods, whom nobody reads one by one: a sentence for each sparsity with the methods by verdict.
+
+    Within a verdict the most accurate comes first. Empty for fewer methods.
+    """
+    return tuple(_digest(group, s) for s in group.sparsities) if len(group.methods) > MANY + 1 else ()
+
+
+def _digest(group: Group, sparsity: float) -> str:
+    cells = [c for m in group.methods_at(sparsity) if m != group.baseline and (c := group.cell(m, sparsity))]
+    cells.sort(key=lambda cell: -cell.accuracy.mean)
+    base, margin = label(group.baseline), number_plain(100 * group.margin)
+    words = {
+        "non-inferior": f"no more than {margin} points below {base}",
+        "inferior": "more than that below",
+        "inconclusive": "undecided",
+        None: f"without a pair of runs with {base}",
+    }
+    parts = []
+    for verdict, what in words.items():
+        own = [f"{label(cell.method)} ({percent(cell.accuracy.mean)})" for cell in cells if cell.verdict == verdict]
+        if own:
+            parts.append(f"{what}: {', '.join(own)}")
+    best = group.cell(group.baseline, sparsity)
+    lead = f"{base} {percent(best.accuracy.mean)}; " if best else ""
+    return f"At {sparsity_text(sparsity)} sparsity, test accuracy in %: {lead}{'; '.join(parts)}."
 
 
 def _finding(group: Group, method: str) -> Finding:

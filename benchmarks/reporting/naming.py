@@ -33,6 +33,11 @@ NAMES = {
     "hydra": "Hydra (layer-wise)",
     "hydra-global": "Hydra (global)",
     "woodfisher-oneshot": "WoodFisher (one shot)",
+    "iter-magnitude-released": "Magnitude (iterative, as released)",
+    "iter-spode-released": "SpODE (iterative, as released)",
+    "iter-snip-released": "SNIP (iterative, as released)",
+    "iter-grasp-released": "GraSP (iterative, as released)",
+    "iter-synflow-released": "SynFlow (iterative, as released)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}

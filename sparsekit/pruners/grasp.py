@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sparsekit.criteria import gradient_flow
 from sparsekit.gradients import Loss
-from sparsekit.ops import replicas, shards
+from sparsekit.ops import replicas
 from sparsekit.projection import Projection
-from sparsekit.pruners.checks import checked_count
+from sparsekit.pruners.checks import check_plain, checked_count
 from sparsekit.pruners.learning_rate import Curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.scored import CriterionPruning
@@ -101,12 +101,13 @@ class GraSP(CriterionPruning):
     channel has the sum of the signed scores of its weights.
 
     Args:
-        model, loss, sparsity, optimizer, steps, rewind_state, curve, projection: see ``CriterionPruning``. Not in
-            DistributedDataParallel or under fully_shard, where second derivatives are not to be had.
+        model, loss, sparsity, optimizer, steps, rewind_state, curve, projection: see ``CriterionPruning``. Not under
+            fully_shard, where second derivatives are not to be had.
         batches: of each round, in memory at once. g is their sum, then H g is summed over them in a second pass.
         samples_per_class: of the batches drawn, the first so many samples of each class are used, or all there are; batches
             are pairs of inputs and classes then. None uses the batches as they are. The paper takes 10 of each class in all
-            for CIFAR, one of each in 10 batches for Tiny-ImageNet and in 150 for ImageNet, which a loader can do as well.
+            for CIFAR, one of each in 10 batches for Tiny-ImageNet and in 150 for ImageNet, which a loader can do as well, and
+            has to in DistributedDataParallel.
         temperature: T > 0. The model's output is divided by it on its way to the loss, which is right if the model returns
             logits and the loss applies a softmax; 1 leaves all as it is, for other models, or where the loss divides.
         rounds: 1 is the paper's; more score again what is left, each time on new batches.
@@ -115,7 +116,7 @@ class GraSP(CriterionPruning):
     Metrics: round (1), flips and regrown (0), and after the first step the loss.
 
     Raises:
-        ValueError, TypeError: see ``CriterionPruning``; the model spreads over processes; in the first step, a temperature
+        ValueError, TypeError: see ``CriterionPruning``; weights that are DTensors; in the first step, a temperature
         with a model that returns no tensor, or that the loss does not call; samples_per_class with other batches.
 
     Source: the paper's score; the division by |sum of all scores| changes no order. The authors'
@@ -157,10 +158,8 @@ class GraSP(CriterionPruning):
         super().__init__(model, loss, sparsity, "grasp", options=options, **trained, **scored)
 
     def _check_masks(self) -> None:
-        spread = replicas.group_of(self.model) is not None or any(map(shards.is_spread, self.weights.values()))
-        if spread:
-            expected = (
-                "one process, or processes without DistributedDataParallel and fully_shard, for second derivatives"
-            )
-            raise ValueError(f"GraSP: model: expected {expected}, got a model that is spread")
+        check_plain("GraSP", self.model)
+        if self.options["samples_per_class"] is not None and replicas.group_of(self.model) is not None:
+            expected = "None in DistributedDataParallel, whose processes draw batches of their own"
+            raise ValueError(f"GraSP: samples_per_class: expected {expected}, got {self.options['samples_per_class']}")
         super()._check_masks()

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsekit.allocation import Budget, Shapes
-from sparsekit.gradients import Loss, dense_gradients, gradients_at
+from sparsekit.gradients import Loss, curvature_at, dense_gradients, gradients_at
 from sparsekit.mask import Mask
 from sparsekit.nn import set_masks
 from sparsekit.ops import shards, unpack_mask
@@ -219,17 +218,10 @@ class CriterionPruning(RoundPruner):
         return dz
 
     def _curvature(self, weights: Mapping[str, Tensor], batch: Any, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        z = {name: w.clone().requires_grad_() for name, w in weights.items()}
-        # The fused attention kernels have no second derivative.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            _, dz = gradients_at(self.model, self._evaluate, batch, z, create_graph=True)
-            slope = torch.stack([(dz[name] * vector[name]).sum() for name in z]).sum()
-            found: Any = [None] * len(z)
-            if slope.requires_grad:  # else the loss is linear
-                found = torch.autograd.grad(slope, list(z.values()), allow_unused=True)
+        found = curvature_at(self.model, self._evaluate, batch, weights, vector)
         for _ in range(2):  # differentiating a forward and a backward pass is about another of each
             self.cost.count_pass(batch_size(batch))
-        return {n: torch.zeros_like(w) if h is None else h for (n, w), h in zip(weights.items(), found, strict=True)}
+        return found
 
     def _config(self) -> dict[str, Any]:
         names = ("batches", "rounds", "schedule", "batchnorm", "seed", "options")

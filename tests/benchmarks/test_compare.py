@@ -256,14 +256,12 @@ def test_all_methods_start_from_one_network_and_see_one_order(
             drawn = (len(pruning) - 12) // 2  # which its losses see twice
             twice = [*stream[:drawn], *stream[: drawn + 12]]
             assert all(torch.equal(a, b) for a, b in zip(pruning, twice, strict=True)), method
-        elif method in (
-            "iter-grasp",
-            "iter-synflow",
-        ):  # seven batches, seen twice, or the shape of one, then a training step
+        elif method in DRAWN:  # so many batches, seen so often, then a training step
             source, expected = iter(stream), []
+            batches, times = DRAWN[method]
             for _ in range(10):
-                drawn = [next(source) for _ in range(7 if method == "iter-grasp" else 1)]
-                expected += [*(drawn + drawn if method == "iter-grasp" else []), next(source)]
+                drawn = [next(source) for _ in range(batches)]
+                expected += [*(drawn * times), next(source)]
             assert all(torch.equal(a, b) for a, b in zip(pruning, [*expected, next(source), next(source)], strict=True))
         elif method.startswith("synflow"):  # takes but a shape from its first batch
             assert all(torch.equal(a, b) for a, b in zip(pruning, stream[1:13], strict=True)), method
@@ -326,6 +324,15 @@ def test_every_method_keeps_the_same_exact_number(all_rows: dict[str, Any]) -> N
     assert total - math.floor(SPARSITY * total) == kept  # so that the released counts agree here
 
 
+# Batches that a round of these methods draws for its scores, and how often the loss sees them; of SynFlow's it is the shape.
+DRAWN = {
+    "iter-grasp": (7, 2),
+    "iter-synflow": (1, 0),
+    "iter-snip-released": (6, 1),
+    "iter-grasp-released": (6, 2),
+    "iter-synflow-released": (1, 0),
+}
+
 # By hand, with 6 steps and 96 images in an epoch, 2 epochs in a phase and 3 rounds of IMP:
 # method -> (steps, epochs, passes, dense-equivalent epochs)
 COSTS = {
@@ -368,6 +375,11 @@ COSTS = {
     "iter-snip": (22, 22 / 6, 22, 22 / 6),
     "iter-grasp": (22, 22 / 6, 12 + 10 * 21, (12 + 10 * 21) / 6),
     "iter-synflow": (22, 292 * 22 / 112 / 96, 112, 2 + 100 / 96),
+    "iter-magnitude-released": (12, 2.0, 12, 2.0),
+    "iter-spode-released": (22, 22 / 6, 22, 22 / 6),
+    "iter-snip-released": (22, 22 / 6, 12 + 10 * 6, 2 + 10.0),
+    "iter-grasp-released": (22, 22 / 6, 12 + 10 * 18, 2 + 30.0),
+    "iter-synflow-released": (22, 292 * 22 / 112 / 96, 112, 2 + 100 / 96),
     "probmask": (36, 6.0, 60, 10.0),
 }
 

@@ -3,19 +3,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import sparsekit as sk
 from sparsekit.allocation import kept_count
 from sparsekit.benchmarks import regrowth
+from sparsekit.benchmarks.builders import Start
+from sparsekit.benchmarks.engine import Workbench
+from sparsekit.benchmarks.families import iterative
 from sparsekit.benchmarks.families.iterative import training_steps
+from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.rows import read_rows
 from sparsekit.schedules import Geometric
 
 SMALL = Recipe(network="mlp", limit=96, batch_size=16, dense_epochs=1, epochs=2, ode_steps=20, ode_batch=32, radius=1.4)
+
+BOTH = ("optimizer", "final_optimizer")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,47 @@ def test_how_the_training_is_shared_out() -> None:
     assert training_steps(recipe, 1) == (5, 90) and training_steps(recipe, 390) == (1950, 35100)
     assert training_steps(Recipe(epochs=6), 20) == (4, 80)  # 120 steps
     assert training_steps(Recipe(epochs=1), 3) == (1, 1)
+
+
+@pytest.mark.parametrize("method", [f"iter-{name}" for name in ("magnitude", "spode", "snip", "grasp", "synflow")])
+def test_rates_are_equal_and_as_released_they_are_not(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(iterative, "Iterative", lambda *a, **b: seen.append(b))
+    for name in (method, f"{method}-released"):
+        bench = Workbench(SMALL, tmp_path)
+        start = Start(nn.Linear(2, 2), bench.loss, {}, 0.5, SMALL, 6, 96)
+        METHODS[name].build(start)
+    rates = [
+        tuple(given[which]([nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] / SMALL.lr for which in BOTH)
+        for given in seen
+    ]
+    assert rates == [(1, 1), pytest.approx((1, 0.3) if method == "iter-spode" else (0.01, 1))]
+
+
+def test_the_last_training_is_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(iterative, "Iterative", lambda *a, **b: seen.append(b))
+    recipe = replace(SMALL, lr=0.5, curve="linear", finetune_lr=0.25, finetune_curve="constant")
+    for name in ("iter-magnitude", "iter-magnitude-released"):
+        bench = Workbench(recipe, tmp_path)
+        METHODS[name].build(Start(nn.Linear(2, 2), bench.loss, {}, 0.5, recipe, 6, 96))
+    rates = [[given[key]([nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] for key in BOTH] for given in seen]
+    assert rates == [[0.5, 0.25], [0.005, 0.25]]
+    assert {(given["curve"], given["final_curve"]) for given in seen} == {("linear", "constant")}
+
+
+def test_what_is_scored_as_released(tmp_path: Path) -> None:
+    bench = Workbench(SMALL, tmp_path)
+    found = {}
+    for name in ("iter-snip-released", "iter-grasp-released", "iter-synflow-released"):
+        model = bench.network(0)
+        sk.sparsify(model)
+        found[name] = METHODS[name].build(Start(model, bench.loss, {}, 0.5, SMALL, 6, 96)).inner
+    assert [found[name].batches for name in found] == [6, 6, 1]
+    synflow = found["iter-synflow-released"]
+    assert (synflow.batchnorm, synflow.options["double"], synflow.rounds) == ("train", False, 10)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

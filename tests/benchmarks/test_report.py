@@ -18,7 +18,7 @@ from pages import Page
 from rich.console import Console
 
 from sparsekit.benchmarks.report import as_json, render_table, speedup, summarise, write_report
-from sparsekit.benchmarks.reporting.findings import cautions, findings, title
+from sparsekit.benchmarks.reporting.findings import cautions, digest, findings, title
 from sparsekit.benchmarks.reporting.wording import label, number, points, seconds_text, sparsity_text, times
 
 
@@ -177,6 +177,30 @@ def test_findings_over_several_sparsities() -> None:
     assert "slow was slower at 50\N{NO-BREAK SPACE}%, 90\N{NO-BREAK SPACE}% given a dense checkpoint" in slow.cost
     assert "lower at 2 of 2 sparsities" in omp.accuracy and "slower" not in omp.cost
     assert omp.cost.startswith("OMP took ") and "less time than IMP given a dense checkpoint" in omp.cost
+
+
+def test_many_methods_have_a_digest(tmp_path: Path) -> None:
+    rows = comparison(("imp", "bip", "omp"))
+    assert digest(summarise(rows).groups[0]) == () and "<details>" not in page(tmp_path, rows)
+    for i in range(5):
+        for other in (r for r in comparison(("bip",)) if i < 4 or r["seed"] == 0):
+            own = other | {"method": f"own{i}", "id": f"{other['id']}own{i}"}
+            result = other["result"]
+            rows.append(own | {"result": result | {"test_accuracy": result["test_accuracy"] - 0.01 * i}})
+    group = summarise(rows).groups[0]
+    space = "\N{NO-BREAK SPACE}"
+    (text,) = digest(group)
+    means = {m: f"{100 * cell.accuracy.mean:.2f}" for m in group.methods if (cell := group.cell(m, 0.9))}
+    assert text == (
+        f"At 90{space}% sparsity, test accuracy in %: IMP {means['imp']}; no more than 0.3 points below IMP: "
+        f"BiP ({means['bip']}), own0 ({means['own0']}); more than that below: own1 ({means['own1']}), OMP ({means['omp']}), "
+        f"own2 ({means['own2']}), own3 ({means['own3']}); undecided: own4 ({means['own4']})."
+    )
+    html = page(tmp_path, rows)
+    assert text.replace("&", "&amp;") in html and html.count("<details>") == html.count("</details>") == 1
+    assert as_json(rows)["groups"][0]["digest"] == [text]
+    alone = digest(summarise([r for r in rows if r["method"] != "imp"]).groups[0])
+    assert alone == () or "without a pair of runs with IMP" in alone[0]
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def linear_loss(model: nn.Module, batch: Any) -> Tensor:
     return (model(batch[0]) * batch[1]).sum(1).mean()
 
 
+def curved(loss: Any) -> Any:
+    """The loss, but for a linear one its square in each row: what is linear has no curvature to score by."""
+    return squared_loss if loss is linear_loss else loss
+
+
+def squared_loss(model: nn.Module, batch: Any) -> Tensor:
+    return (model(batch[0]) * batch[1]).sum(1).square().mean()
+
+
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.25)
 
@@ -166,6 +175,9 @@ PRUNERS: dict[str, Maker] = {
     ),
     "SNIP, filters": lambda model, loss, _: sk.SNIP(
         model, loss, 0.7, optimizer=sgd, steps=1, curve="constant", projection=sk.Projection("filter", "uniform")
+    ),
+    "GraSP": lambda model, loss, start: sk.GraSP(
+        model, curved(loss), 0.7, optimizer=sgd, steps=1, batches=2, rounds=2, temperature=1, rewind_state=start
     ),
     "SynFlow": lambda model, loss, _: sk.SynFlow(model, loss, 0.7, optimizer=sgd, steps=2, rounds=4, curve="constant"),
     "random criterion": lambda model, loss, _: sk.CriterionPruning(
@@ -293,7 +305,19 @@ def losses_that_fail(rank: int, world: int) -> None:
     def not_finite(model: nn.Module, batch: Any) -> Tensor:
         return linear_loss(model, batch) * (math.nan if last else 1)
 
-    alone = ("BiP", "BiP, tied", "SpODE", "SpODE, gau", "IMP", "OMP", "OneShotMagnitude", "SNIP", "Hydra", "ProbMask")
+    alone = (
+        "BiP",
+        "BiP, tied",
+        "SpODE",
+        "SpODE, gau",
+        "IMP",
+        "OMP",
+        "OneShotMagnitude",
+        "SNIP",
+        "GraSP",
+        "Hydra",
+        "ProbMask",
+    )
     for name in alone:
         pruner = PRUNERS[name](wrapped(rank)[1], failing, exact(1).state_dict())
         while name == "OneShotMagnitude" and pruner._step == 0:
@@ -342,8 +366,10 @@ def faults(rank: int, world: int) -> None:
     )
     for key, value in bare._states["init"].items():
         assert torch.equal(wrapper._states["init"][key], value), key
-    text = "GraSP: model: expected one process, or processes without DistributedDataParallel and fully_shard"
-    all_raise(lambda: sk.GraSP(ddp, linear_loss, 0.5), "ValueError", text)
+    text = (
+        "GraSP: samples_per_class: expected None in DistributedDataParallel, whose processes draw batches of their own"
+    )
+    all_raise(lambda: sk.GraSP(ddp, linear_loss, 0.5, samples_per_class=2), "ValueError", text)
     inside = nn.Sequential(wrapped(rank)[1], nn.Identity())
     text = "BiP: model: expected a network in one DistributedDataParallel around all of it, got one inside it, `0`"
     all_raise(lambda: make(inside, linear_loss, None), "ValueError", text)

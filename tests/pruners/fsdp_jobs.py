@@ -130,7 +130,9 @@ def half_masks(model: nn.Module) -> sk.Masks:
 def refused(rank: int, world: int) -> None:
     """What does not work says so on all ranks, by name."""
     model = sharded(ORDERS[0], world)
-    all_raise(lambda: sk.GraSP(model, linear_loss, 0.5), "ValueError", "GraSP: model: expected one process, or")
+    all_raise(
+        lambda: sk.GraSP(model, linear_loss, 0.5), "ValueError", "GraSP: model: expected plain weights, got DTensors"
+    )
     for name in ("SpODE", "SynFlow", "ProbMask", *PLAIN, *REFUSED):
         own = f"{name.removeprefix('Iterative, ').split(',')[0]}: model: expected plain weights"
         all_raise(lambda n=name: PRUNERS[n](model, linear_loss, None), "ValueError", own)
