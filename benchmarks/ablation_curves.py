@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -31,7 +31,7 @@ from sparsekit.benchmarks.reporting.origin import describe_environment
 from sparsekit.benchmarks.reporting.palette import FAINT, PAPER, look
 from sparsekit.benchmarks.reporting.wording import MISSING, number_plain, sparsity_text
 from sparsekit.benchmarks.rows import Row, read_rows
-from sparsekit.benchmarks.speedup_suites import RUNGS
+from sparsekit.benchmarks.speedup_suites import RUNGS, SUITES
 from sparsekit.benchmarks.statistics import Estimate, describe
 from sparsekit.pruners.checks import checked_count
 from sparsekit.tensor_file import replace_file
@@ -153,17 +153,24 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/curves"), help="folder for rows and page")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 .. N-1, each with its own dense network")
     parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES, help="fractions removed")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--network", default="convnet")
-    parser.add_argument("--limit", type=int, help="at most this many images of each split")
-    parser.add_argument("--image-size", type=int, help="pixels per side that images are scaled to")
-    parser.add_argument("--dense-epochs", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--suite", choices=tuple(SUITES), help="recipe of a suite of sparsekit speedup, to be changed below"
+    )
+    for name in ("data", "network"):
+        parser.add_argument(f"--{name}", help="as of compare")
+    for name in ("limit", "image_size", "dense_epochs", "epochs", "batch_size"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="as of compare")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--root", type=Path, default=Path(".data"), help="where data sets lie")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     return parser.parse_args(words)
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    """Of the suite, or of the digits with 8 epochs, with what was given in place of its own."""
+    settings = ("data", "network", "limit", "image_size", "dense_epochs", "epochs", "batch_size")
+    own = {name: value for name in settings if (value := getattr(given, name)) is not None}
+    return replace(SUITES[given.suite].recipe if given.suite else Recipe(epochs=8), **own)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -171,8 +178,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given, failed = _arguments(words), 0
     try:
         if not given.report_only:
-            settings = ("data", "network", "limit", "image_size", "dense_epochs", "epochs", "batch_size")
-            recipe = Recipe(**{name: getattr(given, name) for name in settings})
+            recipe = _recipe(given)
             torch.set_num_threads(checked_count("ablation_curves", "threads", given.threads, 1, MAX_THREADS))
             configs, bench = (
                 grid(methods(), given.sparsity, given.seeds, recipe),

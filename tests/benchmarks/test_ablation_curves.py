@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.rows import Row, read_rows
+from sparsekit.benchmarks.speedup_suites import SUITES
 
 pytest.importorskip("sklearn")
 TINY = ["--network", "mlp", "--limit", "32", "--dense-epochs", "1", "--epochs", "1", "--batch-size", "16"]
@@ -90,6 +92,15 @@ def test_failures_and_bad_input(
     assert "expected finished runs of the sweeps, got none" in capsys.readouterr().err
     monkeypatch.setattr(ablation_curves, "read_rows", lambda path: [row("bip", 0, 0.5, config=RECIPE)])
     assert main([*TINY, "--out", str(tmp_path), "--seeds", "1"]) == 1
+
+
+def test_the_recipe_of_a_suite() -> None:
+    def recipe(*words: str) -> Recipe:
+        return ablation_curves._recipe(ablation_curves._arguments(words))
+
+    small = SUITES["small"].recipe
+    assert recipe("--suite", "small", "--epochs", "2") == replace(small, epochs=2)
+    assert recipe() == Recipe(epochs=8) and recipe("--image-size", "16", "--data", "cifar10").image_size == 16
 
 
 RECIPE = {"network": "mlp", "data": "digits", "epochs": 1, "dense_epochs": 1}
