@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsekit.benchmarks.collapse import collapse_table
+from sparsekit.benchmarks.families.ablations import ABLATIONS
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.reporting.cards import our_table, paper_table
 from sparsekit.benchmarks.reporting.compact import compact_table
@@ -26,7 +27,7 @@ from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
 from sparsekit.benchmarks.reporting.markdown import EMPTY
 from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_report import speedup_markdown
-from sparsekit.benchmarks.speedup_suites import budgets, chosen_suite
+from sparsekit.benchmarks.speedup_suites import RUNGS, SUITES, budgets, chosen_suite
 from sparsekit.tensor_file import replace_file
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,12 +100,34 @@ SPEEDUPS: dict[str, dict[str, Any]] = {
 SPEEDUPS["fresh-imp"] = SPEEDUPS["speedup-fresh"] | {"against": "imp-budget@2"}
 SPEEDUPS["fresh-gmp"] = SPEEDUPS["speedup-fresh"] | {"against": "gmp", "methods": "gmp,bip-1pass"}
 
+SMALL = SUITES["small"].recipe
+
+
+def _small(row: Row, structure: str = "unstructured") -> bool:
+    """A run of compare with the recipe of the suite "small" but for the structure, on its own budget, on the first seeds."""
+    config = row.get("config", {})
+    same = row.get("method") not in ABLATIONS and all(
+        config.get(name) == getattr(SMALL, name) for name in ("network", "limit", "epochs", "dense_epochs")
+    )
+    found = (config.get("structure") or "unstructured", row.get("seed") in range(3), "@" in str(row.get("method")))
+    return same and config.get("ode_batch") == SMALL.ode_batch and found == (structure, True, False)
+
+
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "compare-digits": lambda rows: compare_table(rows, "digits", "convnet"),
     "compare-methods": lambda rows: compare_table(
         [r for r in rows if r.get("sparsity") == 0.945 and r.get("config", {}).get("epochs") == 6], "digits", "convnet"
     ),
     "compare-mlp": lambda rows: compare_table(rows, "digits", "mlp"),
+    "compare-small": lambda rows: compare_table(
+        [r for r in rows if _small(r) and r.get("sparsity") == RUNGS[12]], "cifar10", "resnet8"
+    ),
+    **{
+        f"compare-{structure}": lambda rows, structure=structure: compare_table(
+            [r for r in rows if _small(r, structure)], "cifar10", "resnet8"
+        )
+        for structure in ("filter", "channel")
+    },
     "compare-cifar10": lambda rows: compare_table(rows, "cifar10", "resnet20"),
     **{name: partial(speedup_table, **settings) for name, settings in SPEEDUPS.items()},
     "collapse": collapse_table,

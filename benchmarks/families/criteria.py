@@ -18,6 +18,8 @@ from sparsekit.pruners.base import BasePruner
 
 # Samples that GraSP's authors score CIFAR-10 with, ten of each class; here they are the next ones, in whole batches.
 GRASP_SAMPLES = 100
+# As many as the iterative mode has.
+GRASP_ROUNDS = 10
 # Of SynFlow's paper; each is one pass of one sample.
 SYNFLOW_ROUNDS = 100
 
@@ -103,6 +105,12 @@ CRITERION_METHODS: dict[str, Method] = {
         _cost(of_grasp, 3),
         **_INIT,
         summary="gradient flow after pruning, trained from init",
+    ),
+    "grasp-rounds": Method(
+        scored(GraSP, False, of_grasp, rounds=GRASP_ROUNDS),
+        _cost(of_grasp, 3 * GRASP_ROUNDS),
+        **_INIT,
+        summary="gradient flow in 10 rounds of scores, trained from init",
     ),
     "synflow": Method(
         scored(SynFlow, False, None, rounds=SYNFLOW_ROUNDS),

@@ -28,6 +28,7 @@ NAMES = {
     "random-erk": "Random (ERK)",
     "snip-pretrained": "SNIP (of trained weights)",
     "grasp-pretrained": "GraSP (of trained weights)",
+    "grasp-rounds": "GraSP (in rounds)",
     "synflow-pretrained": "SynFlow (of trained weights)",
     "synflow-released": "SynFlow (as released)",
     "hydra": "Hydra (layer-wise)",

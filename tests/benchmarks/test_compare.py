@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,10 @@ def test_all_methods_start_from_one_network_and_see_one_order(
         if METHODS[method].ode_batches:
             # Its batches are larger, but the images come in the same order.
             assert torch.equal(pruning[0], next(bench.batches(0, 1, 40))[0]) and torch.equal(pruning[0][:16], stream[0])
+        elif method == "grasp-rounds":
+            rounds = [stream[i : i + 7] for i in range(0, 70, 7)]
+            twice = [*chain.from_iterable(drawn + drawn for drawn in rounds), *stream[70:82]]
+            assert all(torch.equal(a, b) for a, b in zip(pruning, twice, strict=True))
         elif method.startswith("grasp"):
             drawn = (len(pruning) - 12) // 2  # which its losses see twice
             twice = [*stream[:drawn], *stream[: drawn + 12]]
@@ -356,6 +361,7 @@ COSTS = {
     "random-erk": (12, 2.0, 12, 2.0),
     "snip": (13, 13 * 16 / 96, 13, 2 + 16 / 96),
     "grasp": (13, 13 * 16 / 96, 33, 2 + 21 * 16 / 96),  # seven batches hold its hundred samples, three passes each
+    "grasp-rounds": (13, 13 * 16 / 96, 12 + 210, 2 + 210 * 16 / 96),
     "synflow": (13, 292 * 13 / 112 / 96, 112, 2 + 100 / 96),
     "snip-pretrained": (13, 13 * 16 / 96, 18, 3.0),
     "grasp-pretrained": (13, 13 * 16 / 96, 30, 5.0),

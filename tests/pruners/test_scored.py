@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 import sparsekit as sk
 from sparsekit.allocation import kept_count
+from sparsekit.benchmarks.data import load_data
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.scoring import CRITERIA, Scoring
@@ -232,6 +234,27 @@ def test_the_product_of_hessian_and_gradient(temperature: float) -> None:
     chosen = torch.zeros(308, dtype=torch.bool).index_fill(0, ranked[: kept_count(308, 0.8)], True)
     assert torch.equal(torch.cat([m.dense().flatten() for m in pruner.masks.values()]), chosen)
     assert pruner.cost.passes == 9 and pruner.cost.samples == 108
+
+
+def test_why_grasp_fails_in_rounds() -> None:
+    # Its score has a sign: what is removed first is not what matters least, but what matters most against the gradient's norm.
+    data = load_data("digits", seed=0)
+    given = [batch for _, batch in zip(range(2), data.batches(batch_size=64, seed=0), strict=False)]
+
+    def pruned(sparsity: float, rounds: int) -> tuple[float, list[float]]:
+        model = build_network("convnet", classes=10, channels=1, image_size=8, seed=0)
+        sk.sparsify(model)
+        pruner = sk.GraSP(model, entropy, sparsity, batches=2, rounds=rounds)
+        found, _ = scores_of(pruner, itertools.cycle(given))
+        gone = sum(float(s.abs()[~pruner.masks[n].dense()].sum()) for n, s in found[0].items())
+        share = gone / sum(float(s.abs().sum()) for s in found[0].values())
+        return share, [mask.count() / mask.numel for mask in pruner.masks.values()]
+
+    share, densities = pruned(0.25, 1)
+    assert share > 0.4 and densities[0] < 0.5  # a quarter of the weights, but half of what the scores are made of
+    _, once = pruned(0.945, 1)
+    _, often = pruned(0.945, 10)
+    assert min(once) > 0.02 and min(often) < 0.01  # in one shot the other end of the scores decides
 
 
 def test_grasp_of_units_is_the_signed_sum() -> None:
