@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsekit.benchmarks.collapse import collapse_table
-from sparsekit.benchmarks.families.ablations import ABLATIONS
+from sparsekit.benchmarks.families.ablations import ABLATIONS, SWEPT
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.reporting.cards import our_table, paper_table
 from sparsekit.benchmarks.reporting.compact import compact_table
@@ -106,7 +106,7 @@ SMALL = SUITES["small"].recipe
 def _small(row: Row, structure: str = "unstructured") -> bool:
     """A run of compare with the recipe of the suite "small" but for the structure, on its own budget, on the first seeds."""
     config = row.get("config", {})
-    same = row.get("method") not in ABLATIONS and all(
+    same = row.get("method") not in {**ABLATIONS, **SWEPT} and all(
         config.get(name) == getattr(SMALL, name) for name in ("network", "limit", "epochs", "dense_epochs")
     )
     found = (config.get("structure") or "unstructured", row.get("seed") in range(3), "@" in str(row.get("method")))
