@@ -24,12 +24,10 @@ from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.timing import compare_times
-from sparsekit.benchmarks.training import cross_entropy
 from sparsekit.compact import CompactReport, compact
-from sparsekit.coupled import coupled_filters
-from sparsekit.nn import silence_batchnorm_
+from sparsekit.coupling import coupled_filters
+from sparsekit.nn import masked_layers, set_masks, silence_batchnorm_
 from sparsekit.projection import Projection
-from sparsekit.pruners import OneShotMagnitude
 
 MASKED, ZEROS, SMALL = "masked model", "dense, zeros", "compact"
 MASKS = ("filter", "coupled")
@@ -69,7 +67,8 @@ def pruned(setting: Setting, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     sparsify_for(model, Recipe(structure="filter"))
     pattern: Any = "filter" if setting.masks == "filter" else coupled_filters(model, x[:2])
     projection = Projection(pattern, Uniform(min_keep=1) if setting.masks == "filter" else Uniform())
-    OneShotMagnitude(model, cross_entropy, setting.sparsity, projection=projection)
+    weights = {name: layer.weight.detach() for name, layer in masked_layers(model).items()}
+    set_masks(model, projection(weights, setting.sparsity).masks)
     silence_batchnorm_(model, x[:2])
     return model.eval(), x
 

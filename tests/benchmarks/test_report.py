@@ -181,7 +181,8 @@ def test_findings_over_several_sparsities() -> None:
 
 def test_many_methods_have_a_digest(tmp_path: Path) -> None:
     rows = comparison(("imp", "bip", "omp"))
-    assert digest(summarise(rows).groups[0]) == () and "<details>" not in page(tmp_path, rows)
+    words = "Each method in words"
+    assert digest(summarise(rows).groups[0]) == () and words not in page(tmp_path, rows)
     for i in range(5):
         for other in (r for r in comparison(("bip",)) if i < 4 or r["seed"] == 0):
             own = other | {"method": f"own{i}", "id": f"{other['id']}own{i}"}
@@ -197,7 +198,7 @@ def test_many_methods_have_a_digest(tmp_path: Path) -> None:
         f"own2 ({means['own2']}), own3 ({means['own3']}); undecided: own4 ({means['own4']})."
     )
     html = page(tmp_path, rows)
-    assert text.replace("&", "&amp;") in html and html.count("<details>") == html.count("</details>") == 1
+    assert text in html and words in html
     assert as_json(rows)["groups"][0]["digest"] == [text]
     alone = digest(summarise([r for r in rows if r["method"] != "imp"]).groups[0])
     assert alone == () or "without a pair of runs with IMP" in alone[0]

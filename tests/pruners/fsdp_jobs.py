@@ -58,7 +58,7 @@ ORDERS = ["sparsify, then root", "sparsify, then layers", "root, then sparsify",
 def masks_of_one_process(rank: int, world: int) -> None:
     """Masks, metrics and whole weights after every step, in each order of sparsify and fully_shard."""
     for i, (name, make) in enumerate(PRUNERS.items()):
-        if name.startswith(("SpODE", "SynFlow", "ProbMask")) or name in (*PLAIN, *REFUSED):
+        if name.startswith(("SpODE", "GraSP", "SynFlow", "ProbMask")) or name in (*PLAIN, *REFUSED):
             continue
         alone, whole, mine = exact(1), whole_batches(2), own_batches(rank, world, 2)
         start = copy.deepcopy(alone.state_dict())
@@ -133,7 +133,7 @@ def refused(rank: int, world: int) -> None:
     all_raise(
         lambda: sk.GraSP(model, linear_loss, 0.5), "ValueError", "GraSP: model: expected plain weights, got DTensors"
     )
-    for name in ("SpODE", "SynFlow", "ProbMask", *PLAIN, *REFUSED):
+    for name in ("SpODE", "GraSP", "SynFlow", "ProbMask", *PLAIN, *REFUSED):
         own = f"{name.removeprefix('Iterative, ').split(',')[0]}: model: expected plain weights"
         all_raise(lambda n=name: PRUNERS[n](model, linear_loss, None), "ValueError", own)
     model(torch.ones(1, 4, 3, 3, dtype=torch.float64))  # leaves the weights of the root gathered
