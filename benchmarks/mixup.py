@@ -64,5 +64,5 @@ def mixed(batches: BatchStream | FileStream, alpha: float, classes: int, seed: i
 
 
 def _mixed(x: Tensor, order: Tensor, share: float) -> Tensor:
-    # In place for the sum, so that the memory format stays that of x.
+    # In place for the sum, so that the memory format is that of x whatever indexing makes of it.
     return x.mul(share).add_(x[order], alpha=1 - share)
