@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsekit.benchmarks.batches import AUGMENTS, Augment, Batch, BatchStream, Normalise
 from sparsekit.benchmarks.image_folder import load_image_folder
-from sparsekit.benchmarks.imagenet import StreamedData, load_imagenet
+from sparsekit.benchmarks.imagenet import IMAGENET, StreamedData, load_imagenet
 from sparsekit.benchmarks.images import Arrays, resize, statistics_of
 from sparsekit.benchmarks.packaged import PACKAGED, load_packaged
 from sparsekit.benchmarks.splits import SPLITS, Split, plan_splits
@@ -162,8 +162,8 @@ def load_data(
     Args:
         name: "digits" (1,797 images of 8x8 pixels that come with scikit-learn), "cifar10", "cifar100" (torchvision's
             files under `root`); as in the papers "cifar10-full", "cifar100-full" (all 50,000 images to train on, the
-            printed mean and deviation), "tiny-imagenet" (SpODE's), "tiny-imagenet-bip" (see load_tiny_imagenet) and
-            "imagenet" (see load_imagenet); or a folder of images, see load_image_folder.
+            printed mean and deviation), "tiny-imagenet" (SpODE's), "tiny-imagenet-bip" (see load_tiny_imagenet),
+            "imagenet" and "imagenet-spode" (see load_imagenet); or a folder of images, see load_image_folder.
         seed: draws the examples that `limit` keeps.
         limit: at most this many examples of each split, >= 1, class shares kept; None keeps all.
         root: folder of downloaded data and of the cache of decoded folders.
@@ -175,8 +175,8 @@ def load_data(
     if image_size is not None and image_size < 1:
         raise ValueError(f"load_data: image_size: expected an integer >= 1 or None, got {image_size}")
     how = {"seed": seed, "limit": limit, "image_size": image_size}
-    if name == "imagenet":
-        return load_imagenet(Path(root), **how)  # pyright: ignore[reportArgumentType]
+    if name in IMAGENET:
+        return load_imagenet(name, Path(root), **how)  # pyright: ignore[reportArgumentType]
     if name in TINY:
         arrays, class_names = load_tiny_imagenet(name, Path(root), **how)  # pyright: ignore[reportArgumentType]
     elif name in PACKAGED:
@@ -186,7 +186,7 @@ def load_data(
         cache = Path(root) / ".cache"
         arrays, class_names = load_image_folder(Path(name), cache=cache, **how)  # pyright: ignore[reportArgumentType]
     else:
-        known = ", ".join((*PACKAGED, *TINY, "imagenet"))
+        known = ", ".join((*PACKAGED, *TINY, *IMAGENET))
         raise ValueError(f"load_data: name: expected {known} or a folder of images, got {name!r} (no such folder)")
     mean, std = statistics_of(name, arrays["train"][0])
     tensors = {f"{kind}_{split}": part for split, pair in arrays.items() for kind, part in zip("xy", pair, strict=True)}

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.benchmarks.batches import BatchStream
 from sparsekit.benchmarks.claims import Claims
 from sparsekit.benchmarks.curves import curve_of
 from sparsekit.benchmarks.data import Images, load_data
@@ -25,10 +24,10 @@ from sparsekit.benchmarks.keeper import EVERY, Keeper, Stop, Watch
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter, flops_per_image
 from sparsekit.benchmarks.methods import make_sgd
+from sparsekit.benchmarks.mixup import Stream, mixed
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.recipe import Recipe, as_json
 from sparsekit.benchmarks.splits import Split
-from sparsekit.benchmarks.streaming import FileStream
 from sparsekit.benchmarks.training import OnStep, clock, ignore, loss_for, train
 from sparsekit.io import load
 from sparsekit.nn import dense_state_dict
@@ -109,13 +108,14 @@ class Workbench:
         images = next(self.batches(seed=0, phase=9, batch_size=2))[0]
         return flops_per_image(self.network(seed=0), images)
 
-    def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> BatchStream | FileStream:
+    def batches(self, seed: int, phase: int, batch_size: int | None = None, first: int = 0) -> Stream:
         """Endless training batches from number ``first`` on.
 
         The order depends on seed and phase alone, so it is the same for all methods.
         """
-        size = batch_size or self.recipe.batch_size
-        return self.data.batches("train", batch_size=size, seed=1000 * seed + phase, start_step=first)
+        size, own = batch_size or self.recipe.batch_size, 1000 * seed + phase
+        batches = self.data.batches("train", batch_size=size, seed=own, start_step=first)
+        return mixed(batches, self.recipe.mixup, self.data.classes, own)
 
     def keeper(self, file: Path, identity: Mapping[str, Any]) -> Keeper:
         """Keeper of work with this recipe."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """ImageNet (ILSVRC 2012) from its files: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, streamed.
 
-Training images are random windows (8 to 100 % of the area) scaled to 224 pixels and mirrored, test images the centre of 224
-pixels of the image scaled to 256; mean and standard deviation are the usual ones. All training images serve for training and
-all of val/ for the test, as in the papers; there is no validation set.
+Training images are random windows (8 to 100 % of the area) scaled to 224 pixels and mirrored, or as in SpODE's released code
+smaller windows with random colours; test images are the centre of 224 pixels of the image scaled to 256; mean and standard
+deviation are the usual ones. All training images serve for training and all of val/ for the test, as in the papers; there is
+no validation set.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ import torch
 from torch import Tensor
 
 from sparsekit.benchmarks.batches import Batch, Normalise
+from sparsekit.benchmarks.colours import spode_crop
 from sparsekit.benchmarks.image_files import SUFFIXES
 from sparsekit.benchmarks.images import PUBLISHED
+from sparsekit.benchmarks.packaged import required
+from sparsekit.benchmarks.random_crop import Cut, random_resized_crop
 from sparsekit.benchmarks.splits import SPLITS, Split, plan_splits
 from sparsekit.benchmarks.streaming import FileStream, ImageFiles, in_order, loaded
 
 SIZE = 224
+
+IMAGENET: dict[str, Cut] = {"imagenet": random_resized_crop, "imagenet-spode": spode_crop}
+"""What is done to training images, by the name of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,7 @@ class StreamedData:
 
     name: what load_data was asked for. files: of each split, perhaps none. mean, std: per channel, of numbers in [0, 1].
     image_size: pixels per side of what the batches hold. device: where they go. channels_last: their memory format.
+    cut: what is done to training images.
     """
 
     name: str
@@ -43,6 +51,7 @@ class StreamedData:
     device: torch.device = torch.device("cpu")
     channels_last: bool = False
     channels: int = 3
+    cut: Cut = random_resized_crop
 
     @property
     def classes(self) -> int:
@@ -60,9 +69,9 @@ class StreamedData:
     def batches(
         self, split: Split = "train", *, batch_size: int, seed: int, epochs: int | None = None, start_step: int = 0
     ) -> FileStream:
-        """Shuffled batches of random windows; see FileStream."""
+        """Shuffled batches of augmented images; see FileStream."""
         how = {"batch_size": batch_size, "seed": seed, "epochs": epochs, "start_step": start_step}
-        return FileStream(self.files[split], self.image_size, self._normalise(), self.device, **how)  # pyright: ignore
+        return FileStream(self.files[split], self.image_size, self.cut, self._normalise(), self.device, **how)  # pyright: ignore
 
     def evaluation(self, split: Split = "test", *, batch_size: int = 256) -> Iterator[Batch]:
         """Every example of ``split`` once, in order, its centre; the last batch may be smaller."""
@@ -77,26 +86,29 @@ class StreamedData:
         return Normalise.by(mean, std, self.channels_last)
 
 
-def load_imagenet(root: Path, *, seed: int, limit: int | None, image_size: int | None) -> StreamedData:
+def load_imagenet(name: str, root: Path, *, seed: int, limit: int | None, image_size: int | None) -> StreamedData:
     """ImageNet, ready to be streamed; only names are read.
 
     Args:
+        name: of IMAGENET; "imagenet-spode" needs torchvision.
         root: holds train/ and val/, or the folder imagenet/ with these.
         seed: draws the examples that ``limit`` keeps.
         limit: at most this many examples of each split, class shares kept; None keeps all.
         image_size: pixels per side of the windows; 224 if None, and then the centre is cut out of 256.
 
     Raises:
-        ValueError: the folders are missing, empty or of other classes; the message says where to get them.
+        ValueError: the folders are missing, empty or of other classes, and the message says where to get them; no torchvision.
     """
+    if name != "imagenet":
+        required("torchvision.transforms.v2.functional", "torchvision", name)
     folder = _folder(root)
     class_names = tuple(sorted(entry.name for entry in os.scandir(folder / "train") if entry.is_dir()))
     found = {"train": _listed(folder, "train", class_names), "test": _listed(folder, "val", class_names)}
     found["val"] = found["train"].chosen(torch.empty(0, dtype=torch.int64))
     plan = plan_splits({split: found[split].labels for split in SPLITS}, limit=limit, seed=seed)
     files = {split: found[source].chosen(positions) for split, (source, positions) in plan.items()}
-    mean, std = PUBLISHED["imagenet"]
-    return StreamedData("imagenet", files, class_names, mean, std, image_size or SIZE)
+    mean, std = PUBLISHED[name]
+    return StreamedData(name, files, class_names, mean, std, image_size or SIZE, cut=IMAGENET[name])
 
 
 def _folder(root: Path) -> Path:

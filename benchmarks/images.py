@@ -18,6 +18,7 @@ PUBLISHED: dict[str, tuple[tuple[float, float, float], tuple[float, float, float
     "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tiny-imagenet-bip": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet-spode": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and standard deviation that the papers normalise with, by the name of the data."""
 

@@ -32,7 +32,7 @@ def load_packaged(name: str, root: Path) -> tuple[Arrays, tuple[str, ...]]:
     return arrays, class_names
 
 
-def _require(module: str, package: str, name: str) -> Any:
+def required(module: str, package: str, name: str) -> Any:
     """The imported module, or a ValueError that says how to get it."""
     try:
         return importlib.import_module(module)
@@ -44,7 +44,7 @@ def _require(module: str, package: str, name: str) -> Any:
 
 def _digits() -> tuple[Arrays, tuple[str, ...]]:
     """scikit-learn's digits; grey values 0..16 are stretched to 0..255."""
-    bunch = _require("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    bunch = required("sklearn.datasets", "scikit-learn", "digits").load_digits()
     x = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
     y = torch.from_numpy(bunch.target).to(torch.int64)
     return {"train": (x, y)}, tuple(str(name) for name in bunch.target_names)
@@ -53,7 +53,7 @@ def _digits() -> tuple[Arrays, tuple[str, ...]]:
 def _cifar(name: str, root: Path) -> tuple[Arrays, tuple[str, ...]]:
     """torchvision's CIFAR, whose checksums are verified before anything is read."""
     title = name.upper()
-    dataset = getattr(_require("torchvision.datasets", "torchvision", name), title)
+    dataset = getattr(required("torchvision.datasets", "torchvision", name), title)
     arrays: Arrays = {}
     class_names: tuple[str, ...] = ()
     splits: tuple[tuple[Split, bool], ...] = (("train", True), ("test", False))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 """Share of the area that a window has, its width over its height, and how often a window is drawn that may not fit."""
 
+Cut = Callable[["Image", int, random.Random], "Image"]
+"""(whole image, pixels per side, generator) -> what a network is trained on."""
+
 
 def generator_of(*words: int | str) -> random.Random:
     """A generator seeded by a hash of ``words``, equal on every machine."""
@@ -21,10 +25,12 @@ def generator_of(*words: int | str) -> random.Random:
     return random.Random(int.from_bytes(digest, "little"))
 
 
-def draw_window(width: int, height: int, generator: random.Random) -> tuple[int, int, int, int]:
+def draw_window(
+    width: int, height: int, generator: random.Random, scale: tuple[float, float] = SCALE
+) -> tuple[int, int, int, int]:
     """A window (left, upper, right, lower) of random area and form; the largest centred one if none fits in TRIES draws."""
     for _ in range(TRIES):
-        area = width * height * generator.uniform(*SCALE)
+        area = width * height * generator.uniform(*scale)
         ratio = math.exp(generator.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -36,11 +42,11 @@ def draw_window(width: int, height: int, generator: random.Random) -> tuple[int,
     return left, top, left + w, top + h
 
 
-def random_resized_crop(image: Image, size: int, generator: random.Random) -> Image:
+def random_resized_crop(image: Image, size: int, generator: random.Random, scale: tuple[float, float] = SCALE) -> Image:
     """A random window scaled to size x size, mirrored half of the time: RandomResizedCrop and RandomHorizontalFlip."""
     from PIL.Image import Resampling, Transpose
 
-    window = draw_window(image.width, image.height, generator)
+    window = draw_window(image.width, image.height, generator, scale)
     image = image.crop(window).resize((size, size), Resampling.BILINEAR)
     return image.transpose(Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else image
 

@@ -34,13 +34,13 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "momentum": ("a number in (0, 1)", lambda x: 0 < x < 1),
     "weight_decay": ("a finite number >= 0", lambda x: 0 <= x < math.inf),
     "imp_rate": ("a number in [0.001, 1)", lambda x: 0.001 <= x < 1),
-    "upper_lr": ("a finite number > 0", lambda x: 0 < x < math.inf),
+    "mixup": ("0 or a number in [0.001, 1000]", lambda x: x == 0 or 0.001 <= x <= 1000),
     "gamma": ("a number > 0 or inf", lambda x: x > 0),
     "radius": ("a finite number >= 1", lambda x: 1 <= x < math.inf),
     "label_smoothing": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "score_momentum": ("a number in [0, 1)", lambda x: 0 <= x < 1),
 }
-_NUMBERS |= dict.fromkeys(("dense_lr", "lower_lr", "finetune_lr"), _NUMBERS["lr"])
+_NUMBERS |= dict.fromkeys(("upper_lr", "dense_lr", "lower_lr", "finetune_lr"), _NUMBERS["lr"])
 _NUMBERS["dense_weight_decay"] = _NUMBERS["weight_decay"]
 _CURVES = ("curve", "dense_curve", "finetune_curve")
 _CHOICES = {"structure": STRUCTURES, "precision": ("fp32", "bf16"), "device": ("cpu", "cuda"), "polariser": POLARISERS}
@@ -54,7 +54,8 @@ class Recipe:
     dense_epochs: of the dense training that every method starts from. epochs: of one retraining phase: a round of IMP, the
         retraining of OMP, a BiP run, the fine-tuning after SpODE and after one-shot magnitude.
     batch_size, lr, momentum, nesterov, weight_decay: of every phase that trains weights. curve: of the learning rate in a
-        phase, see curve_of. label_smoothing: of the loss of every phase.
+        phase, see curve_of. label_smoothing: of the loss of every phase. mixup: alpha of the Beta distribution by which every
+        training batch is mixed, those that pruners score on included (they are the same stream); 0 mixes none.
     dense_lr, dense_batch_size, dense_weight_decay: of the dense training, None for those above; dense_curve: likewise.
     lower_lr: of BiP's weights, None for lr. finetune_lr, finetune_curve: of the training that follows a pruning of trained
         weights in one go (SpODE, one-shot magnitude) and of the last training after rounds (iter-*), None for lr and curve.
@@ -104,6 +105,7 @@ class Recipe:
     finetune_curve: str | None = None
     polariser: str = "ohh"
     score_momentum: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (least, most) in _COUNTS.items():
@@ -135,7 +137,7 @@ class Recipe:
     def dense_part(self) -> Recipe:
         """The recipe of the dense training, with everything at its default that this does not depend on."""
         kept = ("data", "limit", "network", "dense_epochs", "momentum", "nesterov", "label_smoothing", "device")
-        kept += ("image_size", "precision", "channels_last", "graphs")
+        kept += ("image_size", "precision", "channels_last", "graphs", "mixup")
         own = {name: getattr(self, f"dense_{name}") for name in ("lr", "batch_size", "weight_decay")}
         own = {name: getattr(self, name) if value is None else value for name, value in own.items()}
         return Recipe(**{name: getattr(self, name) for name in kept}, **own, curve=self.dense_curve)
@@ -147,11 +149,9 @@ class Recipe:
 
     def scaled(self, factor: float) -> Recipe:
         """The recipe with ``factor`` times the epochs of a phase (at least one) and of budgeted IMP."""
-        budget = self.budget_epochs or 2 * self.epochs
-        scale = {
-            name: max(1, round(factor * value)) for name, value in (("epochs", self.epochs), ("budget_epochs", budget))
-        }
-        return self if factor == 1 else replace(self, **scale)
+        own = {"epochs": self.epochs, "budget_epochs": self.budget_epochs or 2 * self.epochs}
+        scaled = {name: max(1, round(factor * value)) for name, value in own.items()}
+        return self if factor == 1 else replace(self, **scaled)
 
 
 def _either(choices: tuple[str, ...]) -> str:
@@ -212,8 +212,8 @@ def identity(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_LATER = ("structure", "image_size", "precision", "channels_last", "graphs", "nesterov", "label_smoothing", "polariser")
-_LATER += ("score_momentum", "dense_lr", "dense_batch_size", "dense_weight_decay", "lower_lr", "finetune_lr", *_CURVES)
+_LATER = ("structure", "precision", "channels_last", "graphs", "nesterov", "label_smoothing", "mixup", "polariser")
+_LATER += ("score_momentum", *(name for name in _OPTIONAL if name != "limit"), *_CURVES)
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:

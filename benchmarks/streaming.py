@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sparsekit.benchmarks.batches import Batch, Normalise
 from sparsekit.benchmarks.image_files import decoded
-from sparsekit.benchmarks.random_crop import centre_crop, generator_of, random_resized_crop
+from sparsekit.benchmarks.random_crop import Cut, centre_crop, generator_of
 from sparsekit.benchmarks.splits import make_generator
 
 WORKERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -50,8 +50,8 @@ class ImageFiles:
 class _Decoder(Dataset[Any]):
     """Key -> uint8 image [3, size, size] and label, or what is wrong with the file, in words."""
 
-    def __init__(self, files: ImageFiles, size: int, seed: int | None) -> None:
-        self._files, self._size, self._seed = files, size, seed
+    def __init__(self, files: ImageFiles, size: int, cut: tuple[Cut, int] | None) -> None:
+        self._files, self._size, self._cut = files, size, cut
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
         epoch, place, number = key
@@ -59,10 +59,11 @@ class _Decoder(Dataset[Any]):
             image = decoded(self._files.path(number), "RGB")
         except ValueError as error:
             return str(error)
-        if self._seed is None:
+        if self._cut is None:
             image = centre_crop(image, self._size)
         else:
-            image = random_resized_crop(image, self._size, generator_of("crop", self._seed, epoch, place))
+            cut, seed = self._cut
+            image = cut(image, self._size, generator_of("crop", seed, epoch, place))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
         return pixels, int(self._files.labels[number])
 
@@ -79,21 +80,21 @@ def loaded(
     files: ImageFiles,
     keys: Iterator[list[Key]],
     size: int,
-    seed: int | None,
+    cut: tuple[Cut, int] | None,
     normalise: Normalise,
     device: torch.device,
 ) -> Iterator[Batch]:
     """Batches of the images that ``keys`` names, in that order, normalised on ``device``.
 
     Args:
-        size: pixels per side. seed: of the random windows; None cuts out the centre.
+        size: pixels per side. cut: what is done to the images, and the seed of its draws; None cuts out the centre.
 
     Raises:
         ValueError: a file that is no image.
     """
     # A generator of its own: a loader draws a seed for its workers, which must not move the random numbers of a run.
     loader = DataLoader(
-        _Decoder(files, size, seed),
+        _Decoder(files, size, cut),
         batch_sampler=keys,  # pyright: ignore[reportArgumentType]
         num_workers=WORKERS,
         collate_fn=_collated,
@@ -108,14 +109,14 @@ def loaded(
 
 
 class FileStream(Iterator[Batch]):
-    """Shuffled batches of random windows; the last, smaller batch of an epoch is dropped. As BatchStream, of files.
+    """Shuffled batches of augmented images; the last, smaller batch of an epoch is dropped. As BatchStream, of files.
 
-    Batch number t depends on (files, batch_size, seed, t) alone, whatever the number of workers: order and windows come from
+    Batch number t depends on (files, batch_size, seed, t) alone, whatever the number of workers: order and draws come from
     hashes of seed, epoch and place. A stream that starts at step t continues one that stopped there, and decodes nothing of
     what lies before. Pixels are those of the installed pillow, whose versions may differ in the last bit.
 
     Args:
-        files, size, normalise, device: see loaded.
+        files, size, normalise, device: see loaded. cut: what is done to the images.
         batch_size: in [1, N].
         seed: any integer.
         epochs: number of epochs from step 0 on, >= 0; None never ends.
@@ -130,6 +131,7 @@ class FileStream(Iterator[Batch]):
         self,
         files: ImageFiles,
         size: int,
+        cut: Cut,
         normalise: Normalise,
         device: torch.device,
         *,
@@ -149,7 +151,7 @@ class FileStream(Iterator[Batch]):
         self.steps_per_epoch = examples // batch_size
         self._end = None if epochs is None else epochs * self.steps_per_epoch
         self.step = start_step
-        self._batches = loaded(files, self._keys(examples, start_step), size, seed, normalise, device)
+        self._batches = loaded(files, self._keys(examples, start_step), size, (cut, seed), normalise, device)
 
     def __next__(self) -> Batch:
         batch = next(self._batches)

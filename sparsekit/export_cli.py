@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # (classes, channels, image size) of the data sets that need not lie there.
 SIZES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "imagenet": (1000, 3, 224)}
 SIZES |= {"cifar10-full": SIZES["cifar10"], "cifar100-full": SIZES["cifar100"]}
+SIZES |= {"imagenet-spode": SIZES["imagenet"]}
 SIZES |= dict.fromkeys(("tiny-imagenet", "tiny-imagenet-bip"), (200, 3, 64))
 Size = Annotated[int | None, typer.Option(help="If no recorded recipe says so, or to say otherwise.")]
 

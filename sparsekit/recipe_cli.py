@@ -15,7 +15,7 @@ Data = Annotated[
     str,
     typer.Option(
         help="digits, cifar10, cifar100, tiny-imagenet, imagenet, the papers' variants cifar10-full, cifar100-full, "
-        "tiny-imagenet-bip, or a folder of images (ImageFolder layout)."
+        "tiny-imagenet-bip, imagenet-spode, or a folder of images (ImageFolder layout)."
     ),
 ]
 NetworkName = Annotated[
@@ -40,6 +40,9 @@ CurveText = Annotated[
     ),
 ]
 LabelSmoothing = Annotated[float | None, typer.Option(help="Label smoothing of the loss.")]
+Mixup = Annotated[
+    float | None, typer.Option(help="Mixup of training batches: alpha of Beta(alpha, alpha), 0 for none.")
+]
 DenseLr = Annotated[float | None, typer.Option(help="Dense training: learning rate, by default --lr.")]
 DenseBatchSize = Annotated[int | None, typer.Option(help="Dense training: images per step, by default --batch-size.")]
 DenseWeightDecay = Annotated[
@@ -86,6 +89,7 @@ def _options(
     weight_decay: WeightDecay = None,
     curve: CurveText = None,
     label_smoothing: LabelSmoothing = None,
+    mixup: Mixup = None,
     dense_lr: DenseLr = None,
     dense_batch_size: DenseBatchSize = None,
     dense_weight_decay: DenseWeightDecay = None,

@@ -259,7 +259,7 @@ BAD = [
     bad("--network timm:none-such", "build_network: name: expected a network of timm"),
     bad("--network nowhere:build", "build_network: name: expected an importable module:function"),
     bad("--network os:getcwd", "expected os:getcwd to return a Module"),
-    bad("--data mnist", "imagenet or a folder of images, got 'mnist'"),
+    bad("--data mnist", "imagenet, imagenet-spode or a folder of images, got 'mnist'"),
     bad("--data cifar10 --root /nowhere", "load_data: root: expected the files of CIFAR10 under /nowhere"),
     bad("--limit 0", "Recipe: limit: expected an int >= 1, got 0"),
     bad("--limit 64 --batch-size 65", "error: batch_size: expected <= 64 images, got 65"),

@@ -28,6 +28,7 @@ _NAMES = {
     "tinyimagenet": "Tiny-ImageNet",
     "tinyimagenetbip": "Tiny-ImageNet",
     "imagenet": "ImageNet",
+    "imagenetspode": "ImageNet",
 }
 
 

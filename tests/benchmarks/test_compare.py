@@ -128,6 +128,7 @@ CHANGES: dict[str, Any] = {
     "finetune_curve": "linear",
     "polariser": "qt",
     "score_momentum": 0.7,
+    "mixup": 0.7,
 }
 
 

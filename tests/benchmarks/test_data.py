@@ -168,7 +168,7 @@ def test_missing_cifar_names_the_folder_and_the_way_to_get_it(tmp_path):
         (
             "mnist",
             {},
-            r"name: expected digits, cifar10, .*, tiny-imagenet-bip, imagenet or a folder of images, got 'mnist'",
+            r"name: expected digits, cifar10, .*-bip, imagenet, imagenet-spode or a folder of images, got 'mnist'",
         ),
         ("digits", {"image_size": 0}, "image_size: expected an integer >= 1 or None, got 0"),
         ("digits", {"limit": 0}, "limit: expected an integer >= 1 or None, got 0"),

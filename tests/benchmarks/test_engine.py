@@ -209,7 +209,7 @@ def test_a_dense_file_that_is_none_is_named(bench: Workbench, tmp_path: Path, ho
         ({"network": "timm:nothing"}, "build_network: name: expected a network of timm"),
         ({"skip": ("conv*",)}, r"sparsify: skip: expected globs that match a module, got 'conv\*'"),
         ({"skip": ("*",)}, "sparsify: model: expected at least one layer to mask, got none"),
-        ({"data": "mnist"}, "load_data: name: expected digits, cifar10, .*imagenet or a folder of images"),
+        ({"data": "mnist"}, "load_data: name: expected digits, cifar10, .*imagenet-spode or a folder of images"),
         ({"data": "tiny-imagenet"}, "load_data: root: expected tiny-imagenet-200 under "),
     ],
 )

@@ -233,7 +233,7 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "bip-imagenet-resnet50-imp",
             ["--network", "resnet8", "--image-size", "16", "--sparsity", "0.2"],
-            {"label_smoothing": 0.1, "momentum": 0.875, "curve": "warmup:5+cosine:85"},
+            {"label_smoothing": 0.1, "mixup": 0.2, "momentum": 0.875, "curve": "warmup:5+cosine:85"},
         ),
         (
             "spode-tiny-imagenet-resnet50-unstructured",
