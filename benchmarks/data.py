@@ -191,7 +191,7 @@ def load_data(
     mean, std = statistics_of(name, arrays["train"][0])
     tensors = {f"{kind}_{split}": part for split, pair in arrays.items() for kind, part in zip("xy", pair, strict=True)}
     augment: Augment = "crop-flip" if name != "digits" and arrays["train"][0].shape[-1] >= 32 else "none"
-    augment = "crop-flip-mean" if name in TINY else augment
+    augment = "crop-flip-mean" if name == "tiny-imagenet-bip" else augment
     return Data(name=name, mean=mean, std=std, class_names=class_names, augment=augment, **tensors)
 
 

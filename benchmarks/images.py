@@ -15,7 +15,7 @@ Arrays = dict[Split, tuple[Tensor, Tensor]]
 PUBLISHED: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "cifar10-full": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100-full": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tiny-imagenet": ((0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
     "tiny-imagenet-bip": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "imagenet-spode": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

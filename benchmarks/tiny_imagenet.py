@@ -6,8 +6,9 @@
 validation set. Which image is in which half is not published; here it is drawn once and for all.
 
 Both are augmented by crops of 64 pixels out of the image with 4 more on each side, and mirrored. BiP crops images that are
-normalised already, so what is added has the mean colour; SpODE's order is not known, and is taken to be the same. BiP's
-released code loses the last image of a set, which is not imitated.
+normalised already, so what is added has the mean colour; SpODE's released code crops before, so it is black. Mean and
+deviation are those of each code: ImageNet's with BiP, those of the 200 classes with SpODE. BiP's released code loses the last
+image of a set, which is not imitated.
 """
 
 from __future__ import annotations

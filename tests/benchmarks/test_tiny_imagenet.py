@@ -36,15 +36,17 @@ def counts(data: Data) -> list[int]:
 def test_spode_trains_on_everything_and_tests_on_all_of_val(root: Path) -> None:
     data = load(root)
     assert counts(data) == [24, 0, 18] and data.class_names == WNIDS
-    assert (data.classes, data.channels, data.image_size, data.augment) == (3, 3, 64, "crop-flip-mean")
+    assert (data.classes, data.channels, data.image_size, data.augment) == (3, 3, 64, "crop-flip")
     assert torch.bincount(data.y_train).tolist() == [8] * 3 and torch.bincount(data.y_test).tolist() == [6] * 3
-    torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
-    torch.testing.assert_close(data.std, torch.tensor([0.229, 0.224, 0.225]))
+    torch.testing.assert_close(data.mean, torch.tensor([0.480, 0.448, 0.397]))
+    torch.testing.assert_close(data.std, torch.tensor([0.276, 0.269, 0.282]))
 
 
 def test_bip_cuts_val_in_two_halves_class_by_class(root: Path) -> None:
     whole, data = load(root), load(root, "tiny-imagenet-bip")
-    assert counts(data) == [24, 9, 9]
+    assert counts(data) == [24, 9, 9] and data.augment == "crop-flip-mean"
+    torch.testing.assert_close(data.mean, torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(data.std, torch.tensor([0.229, 0.224, 0.225]))
     for split in ("val", "test"):
         assert torch.bincount(data.labels(split)).tolist() == [3] * 3
     parts = [x.numpy().tobytes() for x in (*data.x_val, *data.x_test)]
@@ -72,7 +74,7 @@ def test_the_folder_itself_may_be_the_root_and_limits_hold(root: Path, tmp_path:
 
 def test_what_comes_in_has_the_mean_colour(root: Path) -> None:
     """Windows of normalised images that are padded with zeros, as BiP cuts them: never black, exactly 0 at some edge."""
-    data = load(root)
+    data = load(root, "tiny-imagenet-bip")
     x, y = next(data.batches(batch_size=24, seed=3))
     plain, labels = (torch.cat(parts) for parts in zip(*data.evaluation("train"), strict=True))
     moved = 0
