@@ -28,17 +28,11 @@ NAMES = {
     "random-erk": "Random (ERK)",
     "snip-pretrained": "SNIP (of trained weights)",
     "grasp-pretrained": "GraSP (of trained weights)",
-    "grasp-rounds": "GraSP (in rounds)",
     "synflow-pretrained": "SynFlow (of trained weights)",
     "synflow-released": "SynFlow (as released)",
     "hydra": "Hydra (layer-wise)",
     "hydra-global": "Hydra (global)",
     "woodfisher-oneshot": "WoodFisher (one shot)",
-    "iter-magnitude-released": "Magnitude (iterative, as released)",
-    "iter-spode-released": "SpODE (iterative, as released)",
-    "iter-snip-released": "SNIP (iterative, as released)",
-    "iter-grasp-released": "GraSP (iterative, as released)",
-    "iter-synflow-released": "SynFlow (iterative, as released)",
 }
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "Digits"}
