@@ -28,6 +28,8 @@ from generated_images import write_imagenet, write_tiny_imagenet  # noqa: E402
 
 from sparsekit import cli, config_cli  # noqa: E402
 from sparsekit.benchmarks import streaming, training  # noqa: E402
+from sparsekit.benchmarks.builders import Start  # noqa: E402
+from sparsekit.benchmarks.families.reparametrised import STR_LR, from_scratch  # noqa: E402
 from sparsekit.benchmarks.images import PUBLISHED  # noqa: E402
 from sparsekit.benchmarks.methods import METHODS  # noqa: E402
 from sparsekit.benchmarks.networks import NETWORKS, build_network  # noqa: E402
@@ -170,6 +172,13 @@ def test_settings_of_the_papers() -> None:
     )
     nodes = read_recipe(find_recipe("spode-tiny-imagenet-vgg19-channel")).paper.sparsities  # pyright: ignore
     assert nodes == pytest.approx([1 - math.sqrt(k) for k in (0.28, 0.2, 0.14, 0.1, 0.07)], abs=1e-6)
+
+
+def test_str_trains_at_its_own_rate_and_dense_too() -> None:
+    recipe = recipe_of(recipe_values(find_recipe("spode-imagenet-resnet50-str"), SETTINGS))
+    start = Start(torch.nn.Linear(1, 1), lambda model, batch: batch, {}, 0.877, recipe, 5, 1280)
+    given = from_scratch(start, STR_LR)["optimizer"]([torch.nn.Parameter(torch.ones(1))])
+    assert given.param_groups[0]["lr"] == recipe.dense_part().lr == 0.256
 
 
 def test_wheels_carry_them(tmp_path: Path) -> None:
