@@ -91,7 +91,8 @@ def _line(key: tuple[Any, ...], rows: Sequence[Row]) -> tuple[str, ...]:
     lost = [sum(not kept for _, _, kept in row["layers"]) for row in rows]
     least = [100 * min(kept / total for _, total, kept in row["layers"]) for row in rows]
     what = f"{network}, {classes} classes, {size} px, {rounds} rounds"
-    worst = f"{min(least):.2g}" + ("" if min(least) == max(least) else f" to {max(least):.2g}")
+    low, high = (f"{float(f'{share:.2g}'):g}" for share in (min(least), max(least)))  # never 1e+02
+    worst = low + ("" if min(least) == max(least) else f" to {high}")
     counts = f"{min(lost)}" + ("" if min(lost) == max(lost) else f" to {max(lost)}")
     return what, sparsity_text(sparsity), name_of(method), str(len(rows)), counts, str(len(rows[0]["layers"])), worst
 

@@ -15,7 +15,7 @@ from sparsekit.benchmarks.curves import curve_of
 from sparsekit.benchmarks.families.criteria import SYNFLOW_ROUNDS, Batches, all_data, of_grasp, one_batch
 from sparsekit.benchmarks.method import Method
 from sparsekit.benchmarks.recipe import Recipe
-from sparsekit.pruners import SNIP, GraSP, Iterative, OneShotMagnitude, SpODE, SynFlow
+from sparsekit.pruners import SNIP, GraSP, Iterative, OneShotMagnitude, SpODE, SpODEOptions, SynFlow
 from sparsekit.pruners.base import BasePruner
 
 ROUNDS = 10
@@ -37,13 +37,17 @@ def training_steps(recipe: Recipe, per_epoch: int) -> tuple[int, int]:
     return each, max(1, total - ROUNDS * each)
 
 
-def iterative(inner: Inner, rates: Rates = (1.0, 1.0)) -> Callable[[Start], BasePruner]:
-    """Any pruner in rounds; the last training has rate and curve of fine-tuning. Both rates are times their factor."""
+def iterative(inner: Inner, rates: Rates | None = None) -> Callable[[Start], BasePruner]:
+    """Any pruner in rounds; the last training has rate and curve of fine-tuning.
+
+    rates: factors of the recipe's rate, in place of its rates of the rounds and of the fine-tuning; None leaves them.
+    """
 
     def build(start: Start) -> BasePruner:
         each, last = training_steps(start.recipe, start.steps_per_epoch)
         parts = start.recipe, start.recipe.finetune_part()
-        of_rounds, of_last = (make_sgd(replace(r, lr=rate * r.lr)) for r, rate in zip(parts, rates, strict=True))
+        own = [part.lr for part in parts] if rates is None else [rate * start.recipe.lr for rate in rates]
+        of_rounds, of_last = (make_sgd(replace(part, lr=lr)) for part, lr in zip(parts, own, strict=True))
         return Iterative(
             start.model,
             start.loss,
@@ -66,7 +70,7 @@ def entry(
     inner_steps: Callable[[Recipe], int],
     summary: str,
     scored: Callable[[Recipe, int], int] | None = None,
-    rates: Rates = (1.0, 1.0),
+    rates: Rates | None = None,
 ) -> Method:
     """A method of rounds.
 
@@ -102,8 +106,17 @@ def euler_steps(recipe: Recipe) -> int:
 def spode(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
     """SpODE from the present masks; the training after it sees to the BatchNorm statistics."""
     recipe = start.recipe
-    own = {"steps": euler_steps(recipe), "radius": recipe.radius, "projection": projection_of(recipe)}
-    return SpODE(model, start.loss, sparsity, recalibrate=0, **own)
+    return SpODE(
+        model,
+        start.loss,
+        sparsity,
+        steps=euler_steps(recipe),
+        radius=recipe.radius,
+        polariser=recipe.polariser,
+        projection=projection_of(recipe),
+        recalibrate=0,
+        options=SpODEOptions(score_momentum=recipe.score_momentum),
+    )
 
 
 def snip(start: Start, model: nn.Module, sparsity: float, batches: Batches = one_batch) -> BasePruner:

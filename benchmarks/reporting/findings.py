@@ -69,7 +69,7 @@ def _digest(group: Group, sparsity: float) -> str:
     base, margin = label(group.baseline), number_plain(100 * group.margin)
     words = {
         "non-inferior": f"no more than {margin} points below {base}",
-        "inferior": "more than that below",
+        "inferior": f"more than {margin} points below {base}",
         "inconclusive": "undecided",
         None: f"without a pair of runs with {base}",
     }

@@ -25,6 +25,9 @@ from sparsekit.pruners.scoring import Scoring, criterion, wide
 @criterion("grasp", units="sum")
 def grasp(scoring: Scoring, temperature: float = 200.0, samples_per_class: int | None = None) -> dict[str, Tensor]:
     """theta * (H g), g summed over the batches and H g in a second pass over them; see GraSP."""
+    if temperature > 1 and any(w.dtype == torch.float16 for w in scoring.weights.values()):
+        expected = "at most 1 for float16 weights, in which H g would be rounded to zero"
+        raise ValueError(f"GraSP: temperature: expected {expected}, got {temperature}")
     batches = scoring.batches if samples_per_class is None else balanced(scoring.batches, samples_per_class)
     with heated(scoring.model, temperature) as check:
         g = _sum(scoring.gradients(batch) for batch in batches)
@@ -117,7 +120,8 @@ class GraSP(CriterionPruning):
 
     Raises:
         ValueError, TypeError: see ``CriterionPruning``; weights that are DTensors; in the first step, a temperature
-        with a model that returns no tensor, or that the loss does not call; samples_per_class with other batches.
+        with a model that returns no tensor, or that the loss does not call, or above 1 with weights in float16;
+        samples_per_class with other batches.
 
     Source: the paper's score; the division by |sum of all scores| changes no order. The authors'
     code draws the classifier anew before it scores, here all weights are scored as they are. Cost: a batch counts as three

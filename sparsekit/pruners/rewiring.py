@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sparsekit import ops
 from sparsekit.allocation import ERK, Global
 from sparsekit.gradients import Loss
+from sparsekit.nn import masked_layers
 from sparsekit.ops import unpack_mask
 from sparsekit.patterns import Key, Unstructured
 from sparsekit.projection import Projection
@@ -149,3 +150,5 @@ def _check_model(name: str, model: nn.Module, projection: Any) -> None:
         if isinstance(projection.allocation, Global):
             raise ValueError(f"{where} an allocation per layer, such as erk, got {projection.allocation!r}")
     check_plain(name, model)
+    if frozen := [n for n, layer in masked_layers(model).items() if not layer.weight.requires_grad]:
+        raise ValueError(f"{name}: model: expected masked weights that require grad, got {frozen[0]!r} frozen")

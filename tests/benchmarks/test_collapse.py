@@ -53,6 +53,7 @@ def test_the_table() -> None:
         [what, f"90{SPACE}%", "SynFlow (as released)", "2", "1 to 2", "2", "0"],
         [what, f"98{SPACE}%", "SynFlow", "1", "0", "2", "4.5"],
     ]
+    assert "| 100 |" in collapse_table([row("synflow", 0, [200, 200], 0.0)])
     assert collapse_table([{"kind": "compare"}]) == EMPTY
 
 

@@ -26,8 +26,11 @@ pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 from generated_images import write_imagenet, write_tiny_imagenet  # noqa: E402
 
-from sparsekit import cli, config_cli  # noqa: E402
+from sparsekit import cli, config_cli, sparsify  # noqa: E402
+from sparsekit.allocation import Global  # noqa: E402
 from sparsekit.benchmarks import streaming, training  # noqa: E402
+from sparsekit.benchmarks.builders import Start  # noqa: E402
+from sparsekit.benchmarks.families.reparametrised import STR_LR, from_scratch  # noqa: E402
 from sparsekit.benchmarks.images import PUBLISHED  # noqa: E402
 from sparsekit.benchmarks.methods import METHODS  # noqa: E402
 from sparsekit.benchmarks.networks import NETWORKS, build_network  # noqa: E402
@@ -69,6 +72,12 @@ def run(*arguments: object) -> Any:
 
 def recipe_of(values: dict[str, Any]) -> Recipe:
     return Recipe(**{f.name: values[f.name] for f in fields(Recipe) if f.name in values})
+
+
+def start_of(recipe: Recipe) -> Start:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    sparsify(model)
+    return Start(model, lambda model, batch: batch, {}, 0.5, recipe, 5, 1280)
 
 
 @lru_cache
@@ -133,7 +142,7 @@ def test_numbers_of_the_papers() -> None:
         ("bip-cifar10-resnet18-bip", "bip", 0.893, 94.74, 94.77),
         ("bip-cifar100-resnet20-imp", "imp-lth", 0.893, 64.50, 68.69),
         ("bip-cifar10-resnet20-imp", "imp-lth", 0.9775, 83.82, 92.12),
-        ("bip-tiny-imagenet-resnet18-hydra", "hydra", 0.893, 62.23, 63.85),
+        ("bip-tiny-imagenet-resnet18-hydra", "hydra-global", 0.893, 62.23, 63.85),
         ("bip-cifar100-resnet20-filter-bip", "bip", 0.8, 49.38, 68.69),
         ("spode-tiny-imagenet-resnet50-unstructured", "spode", 0.95, 61.20, 67.06),
         ("spode-tiny-imagenet-vgg19-channel", "grasp-pretrained", 0.735425, 41.06, 63.47),
@@ -170,6 +179,20 @@ def test_settings_of_the_papers() -> None:
     )
     nodes = read_recipe(find_recipe("spode-tiny-imagenet-vgg19-channel")).paper.sparsities  # pyright: ignore
     assert nodes == pytest.approx([1 - math.sqrt(k) for k in (0.28, 0.2, 0.14, 0.1, 0.07)], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-hydra") and "filter" not in name])
+def test_hydra_of_bips_paper_ranks_all_layers_together(name: str) -> None:
+    file = read_recipe(find_recipe(name))
+    assert file.values["method"] == "hydra-global" and file.paper is not None
+    pruner: Any = METHODS["hydra-global"].build(start_of(recipe_of(recipe_values(find_recipe(name), SETTINGS))))
+    assert isinstance(pruner.projection.allocation, Global)
+
+
+def test_str_trains_at_its_own_rate_and_dense_too() -> None:
+    recipe = recipe_of(recipe_values(find_recipe("spode-imagenet-resnet50-str"), SETTINGS))
+    given = from_scratch(start_of(recipe), STR_LR)["optimizer"]([torch.nn.Parameter(torch.ones(1))])
+    assert given.param_groups[0]["lr"] == recipe.dense_part().lr == 0.256
 
 
 def test_wheels_carry_them(tmp_path: Path) -> None:

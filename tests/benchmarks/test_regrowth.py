@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sparsekit.benchmarks.families import iterative
 from sparsekit.benchmarks.families.iterative import training_steps
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import Recipe
+from sparsekit.benchmarks.recipe_files import find_recipe, read_recipe, recipe_names
 from sparsekit.benchmarks.rows import read_rows
 from sparsekit.schedules import Geometric
 
@@ -86,8 +87,32 @@ def test_the_last_training_is_fine_tuning(tmp_path: Path, monkeypatch: pytest.Mo
         bench = Workbench(recipe, tmp_path)
         METHODS[name].build(Start(nn.Linear(2, 2), bench.loss, {}, 0.5, recipe, 6, 96))
     rates = [[given[key]([nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] for key in BOTH] for given in seen]
-    assert rates == [[0.5, 0.25], [0.005, 0.25]]
+    assert rates == [[0.5, 0.25], [0.005, 0.5]]
     assert {(given["curve"], given["final_curve"]) for given in seen} == {("linear", "constant")}
+
+
+def test_a_round_of_spode_has_the_settings_of_the_recipe(tmp_path: Path) -> None:
+    recipe = replace(SMALL, polariser="ohm", score_momentum=0.9)
+    bench = Workbench(recipe, tmp_path)
+    for name in ("iter-spode", "iter-spode-released"):
+        model = bench.network(0)
+        sk.sparsify(model)
+        pruner: Any = METHODS[name].build(Start(model, bench.loss, {}, 0.5, recipe, 6, 96))
+        inner = pruner.inner
+        found = inner.steps, inner.radius, inner.polariser, inner.options.score_momentum
+        assert found == (2, 1.4, "ohm", 0.9)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("-iterative")])
+def test_rates_of_the_papers_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(iterative, "Iterative", lambda *a, **b: seen.append(b))
+    values = read_recipe(find_recipe(name)).values
+    recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe) if f.name in values})
+    for inner in ("spode", "spode-released", "magnitude-released", "snip-released"):
+        METHODS[f"iter-{inner}"].build(Start(nn.Linear(2, 2), lambda model, batch: batch, {}, 0.5, recipe, 6, 96))
+    rates = [[given[key]([nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] for key in BOTH] for given in seen]
+    assert rates == [pytest.approx(pair) for pair in (*[(0.01, 0.003)] * 2, *[(0.0001, 0.01)] * 2)]
 
 
 def test_what_is_scored_as_released(tmp_path: Path) -> None:

@@ -194,8 +194,8 @@ def test_many_methods_have_a_digest(tmp_path: Path) -> None:
     means = {m: f"{100 * cell.accuracy.mean:.2f}" for m in group.methods if (cell := group.cell(m, 0.9))}
     assert text == (
         f"At 90{space}% sparsity, test accuracy in %: IMP {means['imp']}; no more than 0.3 points below IMP: "
-        f"BiP ({means['bip']}), own0 ({means['own0']}); more than that below: own1 ({means['own1']}), OMP ({means['omp']}), "
-        f"own2 ({means['own2']}), own3 ({means['own3']}); undecided: own4 ({means['own4']})."
+        f"BiP ({means['bip']}), own0 ({means['own0']}); more than 0.3 points below IMP: own1 ({means['own1']}), "
+        f"OMP ({means['omp']}), own2 ({means['own2']}), own3 ({means['own3']}); undecided: own4 ({means['own4']})."
     )
     html = page(tmp_path, rows)
     assert text in html and words in html

@@ -375,7 +375,7 @@ def test_published_curves() -> None:
     }
     for (network, method, sparsity), accuracy in stated.items():
         found = curves[network]
-        assert found is not None and {"bip", "imp", "omp", "hydra", "grasp"} <= set(found.curves)
+        assert found is not None and {"bip", "imp", "omp", "hydra-global", "grasp"} <= set(found.curves)
         assert dict(found.curves[method])[sparsity] == pytest.approx(accuracy, abs=6e-4)
     assert published(replace(RECIPE, data="folder/CIFAR-10")) is not None
     for change in ({"data": "digits"}, {"limit": 100}, {"structure": "filter"}, {"network": "resnet34"}):

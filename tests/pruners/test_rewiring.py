@@ -257,6 +257,17 @@ def test_gradients_that_are_no_numbers_leave_everything_alone(kind: Any) -> None
 
 
 @KINDS
+def test_frozen_weights_are_refused(kind: Any) -> None:
+    # One that is taken in begins at zero, where it would stay.
+    model = build()
+    model[0].weight.requires_grad_(False)
+    text = f"{kind.__name__}: model: expected masked weights that require grad, got '0' frozen"
+    with pytest.raises(ValueError, match=text):
+        kind(model, loss, 0.5, optimizer=sgd, steps=4)
+    assert all(mask.count() == mask.numel for mask in sk.masks(model).values())
+
+
+@KINDS
 def test_what_it_refuses(kind: Any) -> None:
     n = kind.__name__
     for options, text in (

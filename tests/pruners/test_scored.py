@@ -590,6 +590,17 @@ def test_half_precision(kind: Any, dtype: torch.dtype) -> None:
         assert torch.isfinite(score).all() and float(error) < 0.1, (name, float(error))
 
 
+def test_grasp_has_no_room_for_its_temperature_in_float16() -> None:
+    model = network(norm=False).half()
+    text = (
+        "GraSP: temperature: expected at most 1 for float16 weights, in which H g would be rounded to zero, got 200.0"
+    )
+    for pruner in (sk.GraSP(model, entropy, 0.6), sk.CriterionPruning(model, entropy, 0.6, "grasp")):
+        with pytest.raises(ValueError, match=text):
+            pruner.step(batches(torch.float16))
+        assert pruner.masks.count() == pruner.masks.numel
+
+
 def _warm(kind: Any) -> dict[str, Any]:
     return {"temperature": 1.0} if kind is sk.GraSP else {}  # fp16 has no room for a second derivative at 200
 
