@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sparsekit.benchmarks.environment import environment
-from sparsekit.benchmarks.rows import append_row
+from sparsekit.benchmarks.rows import appended
 from sparsekit.benchmarks.timing import Timing
 
 Bench = Callable[..., Iterable[dict[str, Any]]]
@@ -66,7 +66,6 @@ def main(
         check_options(repeats, device, out)
     except ValueError as error:
         parser.error(str(error))
-    for row in run(repeats, device, **options):
-        append_row(out, row)
+    for row in appended(out, run(repeats, device, **options)):
         times = f"{row['median_s'] * 1e3:10.3f} ms   {row['ratio']:6.2f} x {row['baseline']}"
         print(f"{row['bench']:<14}{row['problem']:<34}{row['provider']:<28}{times}")
