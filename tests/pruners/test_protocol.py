@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import equal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -283,10 +284,6 @@ EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 def copied(state: Any) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def counters(pruner: Any) -> tuple[int, int, int]:
