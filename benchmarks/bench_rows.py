@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -44,6 +45,20 @@ def check_options(repeats: int, device: str, out: Path) -> None:
     folder = next(path for path in out.absolute().parents if path.exists())
     if out.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"--out: expected a file in a folder that can be written to, got {str(out)!r}")
+
+
+def matching(bench: str, cases: Iterable[Any], only: str | None) -> list[Any]:
+    """Cases whose ``name`` matches the glob ``only``, all for None. Raises ValueError, which names ``bench``, if none does."""
+    chosen = [case for case in cases if only is None or fnmatch.fnmatch(case.name, only)]
+    if not chosen:
+        raise ValueError(f"{bench}: only: expected a glob that matches a case, got {only!r}")
+    return chosen
+
+
+def case_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """--only, for ``matching``, and --compiled."""
+    parser.add_argument("--only", help=f"glob on names of cases, such as '{example}'")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile of the baseline as well; takes long")
 
 
 def main(
