@@ -20,9 +20,9 @@ from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.keeper import EVERY, Keeper
 from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.meter import Meter
-from sparsekit.benchmarks.one_run import FINETUNE
+from sparsekit.benchmarks.one_run import FINETUNE, counted
 from sparsekit.benchmarks.recipe import LARGEST_SEED, MAX_SEEDS, as_json, identity
-from sparsekit.benchmarks.rows import Row, append_row, read_rows
+from sparsekit.benchmarks.rows import Row, append_row, rows_so_far
 from sparsekit.benchmarks.run_folder import FILE as RUN
 from sparsekit.benchmarks.run_folder import RunFile
 from sparsekit.benchmarks.spent import Spent
@@ -114,9 +114,7 @@ def _done(
 ) -> Row:
     """The row of a variant: the one on disk, or that of a run made now."""
     head, file = _head(ticket, name, seed), bench.out / ROWS
-    known = [
-        row for row in (read_rows(file) if file.exists() else ()) if row.get("id") == head["id"] and "result" in row
-    ]
+    known = [row for row in rows_so_far(file) if row.get("id") == head["id"] and "result" in row]
     if known:
         on_row(known[-1], True)
         return known[-1]
@@ -146,10 +144,7 @@ def _trained(ticket: Ticket, bench: Workbench, name: str, seed: int, keeper: Kee
     spent.add_training(steps, recipe.batch_size, *bench.fit(model, seed, FINETUNE, steps, keeper, on_step))
     measured, final = meter.row(), masks(model)
     result = {
-        "kept": final.count(),
-        "total": final.numel,
-        "sparsity": final.sparsity,
-        "mask_hash": final.hash()[:16],
+        **counted(final),
         "overlap": final.overlap(ticket.masks),
         "val_accuracy": bench.accuracy(model, "val"),
         "test_accuracy": bench.accuracy(model, "test"),

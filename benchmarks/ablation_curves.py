@@ -34,7 +34,7 @@ from sparsekit.benchmarks.rows import Row, read_rows
 from sparsekit.benchmarks.speedup_suites import RUNGS, SUITES
 from sparsekit.benchmarks.statistics import Estimate, describe
 from sparsekit.pruners.checks import checked_count
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 SPARSITIES = (RUNGS[8], RUNGS[12], RUNGS[18])
 """86.6, 94.5 and 98.6 %."""
@@ -143,8 +143,7 @@ def write_curves(rows: Iterable[Row], path: Path) -> Path:
         inf=math.inf,
         missing=MISSING,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda target: Path(target).write_text(html, encoding="utf-8"))
+    replace_text(path, html)
     return path
 
 

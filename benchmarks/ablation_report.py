@@ -22,7 +22,7 @@ from sparsekit.benchmarks.reporting.palette import FAINT, INK, PAPER, SERIES
 from sparsekit.benchmarks.reporting.wording import MISSING, percent, sparsity_text
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 SCOPE = (
     "Intervals tell of the order of batches and the draws of masks, for this one network and mask; other networks are "
@@ -63,8 +63,7 @@ def write_ablation(rows: Iterable[Row], path: str | Path) -> Path:
         missing=MISSING,
         minimum=MINIMUM_PAIRS,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda target: Path(target).write_text(html, encoding="utf-8"))
+    replace_text(path, html)
     return path
 
 

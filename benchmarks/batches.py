@@ -92,6 +92,18 @@ class _Epoch:
         return _Epoch(order.to(device), windows[0].to(device), windows[1].to(device), flip.to(device))
 
 
+def planned(examples: int, batch_size: int, epochs: int | None, start_step: int) -> tuple[int, int | None]:
+    """Steps of an epoch, and how many steps a stream has in all, or None; raises ValueError for what no stream can be."""
+    if not 1 <= batch_size <= examples:
+        raise ValueError(f"batches: batch_size: expected an integer in [1, {examples}], got {batch_size}")
+    if epochs is not None and epochs < 0:
+        raise ValueError(f"batches: epochs: expected an integer >= 0 or None, got {epochs}")
+    if start_step < 0:
+        raise ValueError(f"batches: start_step: expected an integer >= 0, got {start_step}")
+    steps = examples // batch_size
+    return steps, None if epochs is None else epochs * steps
+
+
 class BatchStream(Iterator[Batch]):
     """Shuffled, augmented, normalised batches; the last, smaller batch of an epoch is dropped.
 
@@ -125,18 +137,10 @@ class BatchStream(Iterator[Batch]):
         epochs: int | None = None,
         start_step: int = 0,
     ) -> None:
-        examples = x.shape[0]
-        if not 1 <= batch_size <= examples:
-            raise ValueError(f"batches: batch_size: expected an integer in [1, {examples}], got {batch_size}")
-        if epochs is not None and epochs < 0:
-            raise ValueError(f"batches: epochs: expected an integer >= 0 or None, got {epochs}")
-        if start_step < 0:
-            raise ValueError(f"batches: start_step: expected an integer >= 0, got {start_step}")
+        self.steps_per_epoch, self._end = planned(x.shape[0], batch_size, epochs, start_step)
         self._x, self._y, self._normalise = x, y, normalise
         self._augment: Augment = augment
         self._batch_size, self._seed = batch_size, seed
-        self.steps_per_epoch = examples // batch_size
-        self._end = None if epochs is None else epochs * self.steps_per_epoch
         self.step = start_step
         self._drawn: tuple[int, _Epoch] | None = None
         self._made: tuple[tuple[int, int], Batch] | None = None

@@ -8,9 +8,7 @@ Weights rotate through copies that together exceed the caches, as those of a dee
 
 from __future__ import annotations
 
-import argparse
 import copy
-import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from sparsekit.benchmarks.bench_rows import bench_rows, main
+from sparsekit.benchmarks.bench_rows import bench_rows, case_options, main, matching
 from sparsekit.benchmarks.problems import LinearProblem, linear_problems
 from sparsekit.benchmarks.timing import compare_times
 from sparsekit.mask import Mask
@@ -175,18 +173,9 @@ def measure(case: Case, repeats: int, device: str, compiled: bool = False) -> li
 
 def run(repeats: int, device: str = "cpu", only: str | None = None, compiled: bool = False) -> Iterator[dict[str, Any]]:
     """Rows of the cases of ``device`` ("cpu" or "cuda") whose names match the glob ``only``."""
-    chosen = [case for case in cases(device) if only is None or fnmatch.fnmatch(case.name, only)]
-    if not chosen:
-        raise ValueError(f"bench_masked_linear: only: expected a glob that matches a case, got {only!r}")
-    for case in chosen:
+    for case in matching("bench_masked_linear", cases(device), only):
         yield from measure(case, repeats, device, compiled)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--only and --compiled."""
-    parser.add_argument("--only", help="glob on names of cases, such as '8x4096x4096/*'")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile of the baseline as well; takes long")
-
-
 if __name__ == "__main__":
-    main(__doc__ or "", run, add_options)
+    main(__doc__ or "", run, lambda parser: case_options(parser, "8x4096x4096/*"))

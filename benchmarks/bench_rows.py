@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from sparsekit.benchmarks.environment import environment
-from sparsekit.benchmarks.rows import append_row
+from sparsekit.benchmarks.rows import appended
 from sparsekit.benchmarks.timing import Timing
 
 Bench = Callable[..., Iterable[dict[str, Any]]]
@@ -46,6 +47,20 @@ def check_options(repeats: int, device: str, out: Path) -> None:
         raise ValueError(f"--out: expected a file in a folder that can be written to, got {str(out)!r}")
 
 
+def matching(bench: str, cases: Iterable[Any], only: str | None) -> list[Any]:
+    """Cases whose ``name`` matches the glob ``only``, all for None. Raises ValueError, which names ``bench``, if none does."""
+    chosen = [case for case in cases if only is None or fnmatch.fnmatch(case.name, only)]
+    if not chosen:
+        raise ValueError(f"{bench}: only: expected a glob that matches a case, got {only!r}")
+    return chosen
+
+
+def case_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """--only, for ``matching``, and --compiled."""
+    parser.add_argument("--only", help=f"glob on names of cases, such as '{example}'")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile of the baseline as well; takes long")
+
+
 def main(
     description: str, run: Bench, add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 ) -> None:
@@ -66,7 +81,6 @@ def main(
         check_options(repeats, device, out)
     except ValueError as error:
         parser.error(str(error))
-    for row in run(repeats, device, **options):
-        append_row(out, row)
+    for row in appended(out, run(repeats, device, **options)):
         times = f"{row['median_s'] * 1e3:10.3f} ms   {row['ratio']:6.2f} x {row['baseline']}"
         print(f"{row['bench']:<14}{row['problem']:<34}{row['provider']:<28}{times}")

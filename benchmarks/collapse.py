@@ -23,7 +23,7 @@ from sparsekit.benchmarks.networks import build_network
 from sparsekit.benchmarks.reporting.markdown import EMPTY, markdown
 from sparsekit.benchmarks.reporting.naming import name_of
 from sparsekit.benchmarks.reporting.wording import sparsity_text
-from sparsekit.benchmarks.rows import Row, append_row
+from sparsekit.benchmarks.rows import Row, appended
 from sparsekit.nn import sparsify
 from sparsekit.pruners import SynFlow
 from sparsekit.pruners.checks import checked_count, checked_sparsity
@@ -108,15 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, default in (("classes", 200), ("size", 64), ("rounds", 100), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args(arguments)
-    rows = []
     try:
         counts = {name: checked_count("collapse", name, getattr(given, name)) for name in ("classes", "size", "rounds")}
         seeds = checked_count("collapse", "seeds", given.seeds)
         sparsities = [checked_sparsity("collapse", value) for value in given.sparsity]
         torch.set_num_threads(checked_count("collapse", "threads", given.threads, 1, 1024))
-        for row in run(given.methods, sparsities, seeds, network=given.network, **counts):
-            append_row(given.out, row)
-            rows.append(row)
+        rows = list(appended(given.out, run(given.methods, sparsities, seeds, network=given.network, **counts)))
     except ValueError as error:
         parser.error(str(error))
     print(f"{collapse_table(rows)}rows: {given.out}")

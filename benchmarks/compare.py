@@ -19,7 +19,7 @@ from sparsekit.benchmarks.environment import environment
 from sparsekit.benchmarks.methods import check_method
 from sparsekit.benchmarks.one_run import Progress, Silent, head, keeper_of, run_model, total_steps
 from sparsekit.benchmarks.recipe import MAX_SEEDS, Recipe, RunConfig, as_json
-from sparsekit.benchmarks.rows import Row, append_row, read_rows
+from sparsekit.benchmarks.rows import Row, append_row, rows_so_far
 from sparsekit.pruners.checks import checked_count
 
 __all__ = ["Progress", "Silent", "Workbench", "compare", "grid", "run_model", "total_steps"]
@@ -81,7 +81,7 @@ class _Job:
 
     def known(self) -> dict[str, Row]:
         """Rows by run: finished ones, and what failed here."""
-        earlier = read_rows(self.folder / ROWS) if (self.folder / ROWS).exists() else []
+        earlier = rows_so_far(self.folder / ROWS)
         return self.failed | {row["id"]: row for row in earlier if "result" in row and "id" in row}
 
     def do(self, config: RunConfig, rungs: Sequence[RunConfig]) -> None:

@@ -20,8 +20,9 @@ class Method:
     between: (start, seed) -> changes masks or weights before what follows.
     passes: (recipe, sparsity, images of an epoch) -> cost of a run in dense-equivalent epochs, whatever follows included.
     steps: (recipe, sparsity, steps of an epoch) -> steps of the first pruner.
+    ode_batches: does the first pruner take batches of the recipe's ``ode_batch``?
     pretrained: does it need the dense network? structured: can it prune filters and channels?
-    chained: does a run do, on its way, exactly what runs at lower rungs do?
+    chained: does a run do, on its way, exactly what runs at lower rungs do? summary: one line for people.
     """
 
     build: Callable[[Start], BasePruner]

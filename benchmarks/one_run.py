@@ -26,6 +26,7 @@ from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.spent import Spent
 from sparsekit.benchmarks.training import OnStep, ignore
 from sparsekit.benchmarks.warming import warm_up_for
+from sparsekit.mask import Masks
 from sparsekit.nn import masks
 from sparsekit.pruners.base import BasePruner, Metrics
 from sparsekit.pruners.capture import captured
@@ -93,14 +94,11 @@ def run_model(
         raise ValueError("compare: configs: expected the recipe of the workbench for every run, got another one")
     recipe, method = config.own_recipe, as_method(config.method)
     dense = bench.dense(config.seed, progress.dense(config.seed, bench.dense_steps))
-    model = bench.network(config.seed)
-    model.load_state_dict(dense.state)
-    sparsify_for(model, recipe)
-    model.train()
+    start = start_of(config, bench, dense)
+    model = start.model
     on_step = progress.run(config, total_steps(config, bench))
     warm_up = bench.warm_up() + warm_up_for(config, bench)
     begun = (keeper := keeper_of(config, bench)).begun()
-    start = Start(model, bench.loss, dense.init, config.sparsity, recipe, bench.steps_per_epoch, bench.images)
     meter, spent = Meter(recipe.device, whole=not begun), Spent(**begun.get("spent", {}))
     spent.warm_up += warm_up
     run = _Run(config, bench, start, dense, keeper, meter, on_step, spent, begun.get("before"))
@@ -121,6 +119,16 @@ def run_model(
         took = bench.fit(model, config.seed, FINETUNE, steps, keeper, on_step, **also)
         spent.add_training(steps, recipe.batch_size, *took)
     return model, _row(run, config, spent)
+
+
+def start_of(config: RunConfig, bench: Workbench, dense: Dense) -> Start:
+    """Where a run starts: a network in train mode that holds the dense weights, sparsified."""
+    model = bench.network(config.seed)
+    model.load_state_dict(dense.state)
+    sparsify_for(model, config.recipe)
+    model.train()
+    sizes = bench.steps_per_epoch, bench.images
+    return Start(model, bench.loss, dense.init, config.sparsity, config.own_recipe, *sizes)
 
 
 @dataclass
@@ -202,14 +210,7 @@ def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
     begin, size = bench.evaluation_seconds, bench.data.image_size
     if bench.keep_masks:
         keep_masks(bench.out, config.id, run.start.model, (bench.data.channels, size, size))
-    result = {
-        "kept": final.count(),
-        "total": final.numel,
-        "sparsity": final.sparsity,
-        "mask_hash": final.hash()[:16],
-        **bench.accuracies(run.start.model),
-        "test_accuracy_before": run.before,
-    }
+    result = {**counted(final), **bench.accuracies(run.start.model), "test_accuracy_before": run.before}
     evaluated = {"evaluation_seconds": bench.evaluation_seconds - begin}
     return head(config) | {
         "dense": run.dense.row,
@@ -217,6 +218,12 @@ def _row(run: _Run, config: RunConfig, spent: Spent) -> Row:
         "cost": spent.row(bench.epoch_images, bench.flops) | measured | evaluated,
         "environment": environment(),
     }
+
+
+def counted(final: Masks) -> Row:
+    """What a row says of the masks that a run ends with."""
+    found = {"kept": final.count(), "total": final.numel, "sparsity": final.sparsity}
+    return {**found, "mask_hash": final.hash()[:16]}
 
 
 def head(config: RunConfig) -> Row:

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
-SPARSITIES: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
-"""Fractions removed at which kernels are timed."""
-
 
 @dataclass(frozen=True)
 class ConvProblem:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -25,10 +24,10 @@ from sparsekit.benchmarks.reporting.compact import compact_table
 from sparsekit.benchmarks.reporting.compare_table import compare_table, pairs_table
 from sparsekit.benchmarks.reporting.kernels import kernel_table, topk_table
 from sparsekit.benchmarks.reporting.markdown import EMPTY
-from sparsekit.benchmarks.rows import Row, read_rows
+from sparsekit.benchmarks.rows import Row, rows_so_far
 from sparsekit.benchmarks.speedup_report import speedup_markdown
 from sparsekit.benchmarks.speedup_suites import RUNGS, SUITES, budgets, chosen_suite
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -178,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for document in options.readme:
         if not document.is_file():
             parser.error(f"--readme: expected a file, got {document}")
-    rows = read_rows(options.results) if options.results.exists() else []
+    rows = rows_so_far(options.results)
     return max([_renew(document, rows, options.check) for document in options.readme])
 
 
@@ -190,12 +189,7 @@ def _renew(document: Path, rows: Sequence[Row], check: bool) -> int:
     if check:
         print(f"{document}: tables are stale; run python -m sparsekit.benchmarks.readme", file=sys.stderr)
         return 1
-
-    def write(target: str) -> None:
-        Path(target).write_text(new, encoding="utf-8")
-        shutil.copymode(document, target)
-
-    replace_file(document, write)
+    replace_text(document, new)
     return 0
 
 

@@ -23,12 +23,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.environment import environment
-from sparsekit.benchmarks.masking import sparsify_for
-from sparsekit.benchmarks.methods import Start, as_method, check_method
-from sparsekit.benchmarks.recipe import Recipe, as_json, recipe_for
+from sparsekit.benchmarks.methods import as_method, check_method
+from sparsekit.benchmarks.one_run import PRUNE, start_of
+from sparsekit.benchmarks.recipe import Recipe, RunConfig, as_json, recipe_for
 from sparsekit.benchmarks.reporting.naming import name_of
-from sparsekit.benchmarks.rows import Row, append_row
-from sparsekit.nn import masks
+from sparsekit.benchmarks.rows import Row, appended
 
 METHODS = ("spode", "iter-spode", "iter-magnitude", "iter-snip", "iter-grasp", "iter-synflow")
 COLOURS = ("#1f5fa8", "#c2571a", "#3b7d3b", "#8a4fa0", "#8c6d1f", "#5a5a5a", "#b03060", "#2a8a8a")
@@ -46,21 +45,18 @@ def regrowth(method: str, sparsity: float, seed: int, bench: Workbench) -> Itera
         Rows with step, sparsity (reached), kept, and regrown (weights that have come back so far, each time that one does).
     """
     check_method(method, bench.recipe)
-    found, dense = as_method(method), bench.dense(seed)
-    model = bench.network(seed)
-    model.load_state_dict(dense.state)
-    sparsify_for(model, bench.recipe)
-    model.train()
-    bench.seed_all(seed, 1)
-    start = Start(model, bench.loss, dense.init, sparsity, bench.recipe, bench.steps_per_epoch, bench.images)
+    found = as_method(method)
+    start = start_of(RunConfig(method, sparsity, seed, bench.recipe), bench, bench.dense(seed))
+    bench.seed_all(seed, PRUNE)
     pruner = found.build(start)
-    batches = bench.batches(seed, 1, min(bench.recipe.ode_batch, bench.epoch_images) if found.ode_batches else None)
+    ode = min(bench.recipe.ode_batch, bench.epoch_images) if found.ode_batches else None
+    batches = bench.batches(seed, PRUNE, ode)
     head = {"schema": 1, "kind": "regrowth", "method": method, "target": sparsity, "seed": seed}
     tail = {"config": as_json(bench.recipe), "environment": environment()}
     regrown = 0
 
     def row() -> Row:
-        now = masks(model)
+        now = pruner.masks
         reached = {"step": pruner.cost.steps, "sparsity": now.sparsity, "kept": now.count(), "total": now.numel}
         return {**head, **reached, "regrown": regrown, **tail}
 
@@ -125,7 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, names = options["out"], [name for name in options["methods"].split(",") if name]
     if options["data"] == "digits":
         torch.set_num_threads(1)
-    rows = []
     try:
         own = {name: options[name] for name in ("network", "limit", "image_size", "dense_epochs", "epochs")}
         recipe = recipe_for(options["data"], **own)
@@ -133,9 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_method(name, recipe)
         if options["seeds"] < 1 or not names:
             raise ValueError("--methods and --seeds: expected one method and one seed at least, got none")
-        for row in run(names, options["sparsity"], options["seeds"], recipe, out.parent):
-            append_row(out, row)
-            rows.append(row)
+        rows = list(appended(out, run(names, options["sparsity"], options["seeds"], recipe, out.parent)))
     except ValueError as error:
         parser.error(str(error))
     plot(rows, out.with_suffix(".png"))

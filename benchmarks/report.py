@@ -20,7 +20,7 @@ from sparsekit.benchmarks.reporting.summary import Cell, Group, Summary, summari
 from sparsekit.benchmarks.reporting.terminal import render_table
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 __all__ = [
     "Cell",
@@ -99,8 +99,7 @@ def write_report(rows: Iterable[Row], path: str | Path, baseline: str = "imp", m
         minimum=MINIMUM_PAIRS,
     )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda target: Path(target).write_text(html, encoding="utf-8"))
+    replace_text(path, html)
     return path
 
 

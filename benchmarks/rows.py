@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
         os.close(file)
 
 
+def appended(path: str | Path, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows as they come, each once it is in the file; see `append_row`."""
+    for row in rows:
+        append_row(path, row)
+        yield row
+
+
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a file, or of all .jsonl files directly in a folder in the order of their names.
 
@@ -69,12 +76,9 @@ def read_rows(path: str | Path) -> list[Row]:
     return list(_read_file(path))
 
 
-def row_exists(path: str | Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a row at `path` (see read_rows) agrees with every key and value of `wanted`; False without a file."""
-    if not Path(path).exists():
-        return False
-    plain = _plain(wanted, "wanted")
-    return any(all(key in row and row[key] == value for key, value in plain.items()) for row in read_rows(path))
+def rows_so_far(path: str | Path) -> list[Row]:
+    """`read_rows`, or no rows where nothing has been written yet."""
+    return read_rows(path) if Path(path).exists() else []
 
 
 def _read_file(path: Path) -> Iterator[Row]:

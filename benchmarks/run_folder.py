@@ -13,7 +13,7 @@ from sparsekit.benchmarks.methods import as_method
 from sparsekit.benchmarks.recipe import RunConfig, as_json, from_json
 from sparsekit.benchmarks.rows import Row
 from sparsekit.state_tree import parse_json
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 FILE, FORMAT, VERSION = "run.json", "sparsekit.run", 1
 
@@ -34,13 +34,11 @@ class RunFile:
 
     def write(self, folder: Path) -> None:
         """Write it, atomically; makes the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         config = self.config
         values = {"format": FORMAT, "version": VERSION, "method": config.method, "sparsity": config.sparsity}
         values |= {"seed": config.seed, "recipe": as_json(config.recipe), "threads": self.threads, "root": self.root}
         values |= {"weights": self.weights, "row": self.row}
-        text = json.dumps(values, indent=2) + "\n"
-        replace_file(folder / FILE, lambda target: Path(target).write_text(text))
+        replace_text(folder / FILE, json.dumps(values, indent=2) + "\n")
 
     @staticmethod
     def read(folder: Path, where: str = "resume") -> RunFile:

@@ -36,7 +36,7 @@ from sparsekit.benchmarks.reporting.speedup_text import as_markdown, as_tables, 
 from sparsekit.benchmarks.rows import Row
 from sparsekit.benchmarks.speedup_suites import Suite
 from sparsekit.benchmarks.statistics import MINIMUM_PAIRS
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_text
 
 __all__ = ["Report", "speedup_json", "speedup_markdown", "speedup_tables", "summarise_suite", "write_speedup"]
 
@@ -108,8 +108,7 @@ def write_speedup(rows: Iterable[Row], suite: Suite, path: str | Path, masks: st
         **{name: _marked(figure) for name, figure in FIGURES.items()},
     )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda target: Path(target).write_text(html, encoding="utf-8"))
+    replace_text(path, html)
     return path
 
 

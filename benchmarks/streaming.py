@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sparsekit.benchmarks.batches import Batch, Normalise
+from sparsekit.benchmarks.batches import Batch, Normalise, planned
 from sparsekit.benchmarks.image_files import decoded
 from sparsekit.benchmarks.random_crop import Cut, centre_crop, generator_of
 from sparsekit.benchmarks.splits import make_generator
@@ -141,15 +141,8 @@ class FileStream(Iterator[Batch]):
         start_step: int = 0,
     ) -> None:
         examples = len(files.labels)
-        if not 1 <= batch_size <= examples:
-            raise ValueError(f"batches: batch_size: expected an integer in [1, {examples}], got {batch_size}")
-        if epochs is not None and epochs < 0:
-            raise ValueError(f"batches: epochs: expected an integer >= 0 or None, got {epochs}")
-        if start_step < 0:
-            raise ValueError(f"batches: start_step: expected an integer >= 0, got {start_step}")
+        self.steps_per_epoch, self._end = planned(examples, batch_size, epochs, start_step)
         self._batch_size, self._seed = batch_size, seed
-        self.steps_per_epoch = examples // batch_size
-        self._end = None if epochs is None else epochs * self.steps_per_epoch
         self.step = start_step
         self._batches = loaded(files, self._keys(examples, start_step), size, (cut, seed), normalise, device)
 

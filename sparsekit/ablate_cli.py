@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from sparsekit.console import ERR, OUT, Json, plain_table, print_json, reported
-from sparsekit.recipe_cli import Threads, parsed_list, set_threads
+from sparsekit.recipe_cli import Every, Threads, checked_every, parsed_list, set_threads
 
 
 def ablate(
@@ -23,7 +23,7 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="Folder for rows and report; FOLDER-ablate.")] = None,
     threads: Threads = None,
     root: Annotated[Path | None, typer.Option(help="Where data sets lie; by default where prune found them.")] = None,
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of what is unfinished.")] = 60.0,
+    checkpoint_every: Every = 60.0,
     as_json: Json = False,
 ) -> None:
     """Train the mask of a run beside shuffled, random and inverted masks and with new weights, and say what matters.
@@ -35,10 +35,8 @@ def ablate(
         from sparsekit.benchmarks.ablation import ablate as train
         from sparsekit.benchmarks.ablation_report import write_ablation
 
-        if not checkpoint_every >= 0:
-            raise ValueError(f"--checkpoint-every: expected seconds >= 0, got {checkpoint_every}")
         place = folder.resolve().parent / f"{folder.resolve().name}-ablate" if out is None else out
-        ticket, bench = open_ticket(folder, place, root, checkpoint_every)
+        ticket, bench = open_ticket(folder, place, root, checked_every(checkpoint_every))
         set_threads(ticket.run.threads if threads is None else threads, ticket.run.config.recipe.data)
         with bench.stop.installed():
             rows = train(ticket, bench, parsed_list("--variants", variants, str), seeds, _tell)

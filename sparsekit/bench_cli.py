@@ -12,6 +12,12 @@ from rich.table import Table
 
 from sparsekit.console import ERR, OUT, Json, print_json, reported
 
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Out = Annotated[Path, typer.Option(help="JSONL file that rows are added to.")]
+Repeats = Annotated[int, typer.Option(help="Interleaved rounds.")]
+Compiled = Annotated[bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")]
+ROWS = Path("runs/bench.jsonl")
+
 bench_app = typer.Typer(no_args_is_help=True, help="Time kernels on this machine, each checked before it is timed.")
 
 
@@ -22,8 +28,8 @@ def bench() -> None:
 
 @bench_app.command()
 def topk(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    out: Annotated[Path, typer.Option(help="JSONL file that rows are added to.")] = Path("runs/bench.jsonl"),
+    device: Device = "cpu",
+    out: Out = ROWS,
     repeats: Annotated[int, typer.Option(help="Rounds; what takes over a second gets at most 3.")] = 10,
     full: Annotated[bool, typer.Option("--full", help="All sizes, contents and counts, not the quick set.")] = False,
     large: Annotated[
@@ -35,21 +41,22 @@ def topk(
     """Time the exact top-k mask against kthvalue, topk, sort, partition and a copy of the same bytes."""
     with reported("finished rows are kept"):
         from sparsekit.benchmarks import bench_rows
+        from sparsekit.benchmarks.bench_topk_mask import measure
+        from sparsekit.benchmarks.rows import appended
         from sparsekit.benchmarks.topk_problems import choose_problems
 
         bench_rows.check_options(repeats, device, out)
-        rows = _measure(choose_problems(device, full=full, large=large, only=only), repeats, device, out)
-        if as_json:
-            print_json(rows)
-        else:
-            OUT.print(_table(rows, "top-k masks", "; †: keeps all ties, so more than asked"))
-            OUT.print(f"rows: {out}", highlight=False)
+        problems, rows = choose_problems(device, full=full, large=large, only=only), []
+        for number, problem in enumerate(problems, 1):
+            ERR.print(f"{number}/{len(problems)} {problem.name}", highlight=False)
+            rows += appended(out, measure(problem, repeats, device))
+        _show(rows, out, as_json, "top-k masks", "; †: keeps all ties, so more than asked")
 
 
 @bench_app.command()
 def bilevel(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    out: Annotated[Path, typer.Option(help="JSONL file that rows are added to.")] = Path("runs/bench.jsonl"),
+    device: Device = "cpu",
+    out: Out = ROWS,
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 10,
     only: Annotated[str, typer.Option(help="Glob on names of problems, such as 'resnet50 *'.")] = "*",
     as_json: Json = False,
@@ -57,27 +64,13 @@ def bilevel(
     """Time masked weights, both gradients, BiP's update and masked optimizer steps of whole networks."""
     with reported("finished rows are kept"):
         from sparsekit.benchmarks import bench_bilevel, bench_rows
-        from sparsekit.benchmarks.rows import append_row
+        from sparsekit.benchmarks.rows import appended
 
         bench_rows.check_options(repeats, device, out)
-        rows = []
-        for row in bench_bilevel.run(repeats, device, only):
-            append_row(out, row)
-            rows.append(row)
+        rows = list(appended(out, bench_bilevel.run(repeats, device, only)))
         if not rows:
             raise ValueError(f"--only: expected a glob that matches a problem, got {only!r}")
-        if as_json:
-            print_json(rows)
-        else:
-            OUT.print(_table(rows, "ops on whole networks"))
-            OUT.print(f"rows: {out}", highlight=False)
-
-
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Out = Annotated[Path, typer.Option(help="JSONL file that rows are added to.")]
-Repeats = Annotated[int, typer.Option(help="Interleaved rounds.")]
-Compiled = Annotated[bool, typer.Option("--compiled", help="Also torch.compile of the baseline; takes long.")]
-ROWS = Path("runs/bench.jsonl")
+        _show(rows, out, as_json, "ops on whole networks")
 
 
 @bench_app.command()
@@ -128,63 +121,39 @@ def _run(program: str, settings: tuple[int, str, Path], as_json: bool, **options
     """One of the programs benchmarks/bench_*.py: its rows go to the file as they come, then to the terminal."""
     with reported("finished rows are kept"):
         from sparsekit.benchmarks import bench_rows
-        from sparsekit.benchmarks.rows import append_row
+        from sparsekit.benchmarks.rows import appended
 
         repeats, device, out = settings
         bench_rows.check_options(repeats, device, out)
         rows = []
-        for row in importlib.import_module(f"sparsekit.benchmarks.{program}").run(repeats, device, **options):
-            append_row(out, row)
+        found = importlib.import_module(f"sparsekit.benchmarks.{program}").run(repeats, device, **options)
+        for row in appended(out, found):
             rows.append(row)
             if row["provider"] == row["baseline"]:
                 ERR.print(row["problem"], highlight=False)
-        if as_json:
-            print_json(rows)
-        else:
-            OUT.print(_ratios(rows))
-            OUT.print(f"rows: {out}", highlight=False)
+        _show(rows, out, as_json)
 
 
-def _ratios(rows: list[dict[str, Any]]) -> Table:
+def _show(rows: list[dict[str, Any]], out: Path, as_json: bool, title: str = "", note: str = "") -> None:
+    """The rows as JSON, or as a table; with the ratio to a copy of the same bytes where they have one."""
     from sparsekit.benchmarks.reporting.wording import seconds_text, times
 
-    table = Table(title=rows[0]["bench"], caption="ratio: time of a problem's first provider over own time")
+    if as_json:
+        print_json(rows)
+        return
+    copied = "floor_ratio" in rows[0]
+    caption = "ratio: time of a problem's first provider over own time"
+    caption += "; times the copy: own time over the copy's" if copied else ""
+    table = Table(title=title or rows[0]["bench"], caption=caption + note)
     table.add_column("problem, provider")
-    for name in ("median", "ratio"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        if row["provider"] == row["baseline"]:
-            table.add_section()
-            table.add_row(row["problem"])
-        table.add_row(f"  {row['provider']}", seconds_text(row["median_s"]), times(row["ratio"]))
-    return table
-
-
-def _measure(problems: list[Any], repeats: int, device: str, out: Path) -> list[dict[str, Any]]:
-    from sparsekit.benchmarks.bench_topk_mask import measure
-    from sparsekit.benchmarks.rows import append_row
-
-    rows = []
-    for number, problem in enumerate(problems, 1):
-        ERR.print(f"{number}/{len(problems)} {problem.name}", highlight=False)
-        for row in measure(problem, repeats, device):
-            append_row(out, row)
-            rows.append(row)
-    return rows
-
-
-def _table(rows: list[dict[str, Any]], title: str, note: str = "") -> Table:
-    from sparsekit.benchmarks.reporting.wording import seconds_text, times
-
-    caption = "ratio: time of a problem's first provider over own time; times the copy: own time over the copy's"
-    table = Table(title=title, caption=caption + note)
-    table.add_column("problem, provider")
-    for name in ("median", "ratio", "times the copy"):
+    for name in ("median", "ratio", *(["times the copy"] if copied else [])):
         table.add_column(name, justify="right")
     for row in rows:
         if row["provider"] == row["baseline"]:
             table.add_section()
             table.add_row(row["problem"])
         name = f"  {row['provider']}" + (" †" if "note" in row else "")
-        table.add_row(name, seconds_text(row["median_s"]), times(row["ratio"]), times(row["floor_ratio"]))
-    return table
+        last = [times(row["floor_ratio"])] if copied else []
+        table.add_row(name, seconds_text(row["median_s"]), times(row["ratio"]), *last)
+    OUT.print(table)
+    OUT.print(f"rows: {out}", highlight=False)

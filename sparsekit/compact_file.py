@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.channel_rules import CONVOLUTIONS, NORMS, TRANSPOSED, PadsChannels
-from sparsekit.io import FILE, unshared
+from sparsekit.io import FILE, check_arguments, unshared
 from sparsekit.nn import masked_layers
-from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
+from sparsekit.tensor_file import read_tensors, write_described
 
 SIDECAR, FORMAT, VERSION = "compact.json", "sparsekit-compact", 1
 
@@ -35,16 +34,14 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: masked layers, or a state that holds something else than tensors. TypeError: no Module, or no path.
     """
-    _check("save_compact", model, path)
+    check_arguments("save_compact", model, path)
     if masked_layers(model):
         raise ValueError("save_compact: model: expected plain layers, got masked ones; call compact first, or save")
     tensors, ties = unshared("save_compact", model.state_dict())
     description: dict[str, Any] = {"format": FORMAT, "version": VERSION, "ties": ties}
     description["layers"] = {name: sizes for name, module in model.named_modules() if (sizes := _sizes(module))}
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(json.loads(write_tensors(folder / FILE, tensors, SIDECAR, description)), indent=2)
-    replace_file(folder / SIDECAR, lambda target: Path(target).write_text(text + "\n"))
+    write_described(folder / FILE, tensors, SIDECAR, description)
     return folder
 
 
@@ -64,7 +61,7 @@ def load_compact(model: nn.Module | Callable[[], nn.Module], path: str | os.Path
         TypeError: no Module and no function that makes one, or no path.
     """
     made = model() if callable(model) and not isinstance(model, nn.Module) else model
-    _check("load_compact", made, path)
+    check_arguments("load_compact", made, path)
     file = Path(path) / FILE
     if not file.is_file():
         raise ValueError(f"load_compact: path: expected a directory with {FILE}, got {str(path)!r}")
@@ -81,13 +78,6 @@ def load_compact(model: nn.Module | Callable[[], nn.Module], path: str | os.Path
         text = " ".join(str(error).split())
         raise ValueError(f"load_compact: path: expected a model of this architecture, got another: {text}") from error
     return small
-
-
-def _check(function: str, model: Any, path: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{function}: path: expected a str or Path, got {type(path).__name__}")
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:

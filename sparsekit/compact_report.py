@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.modes import kept_modes
+
 
 @dataclass(frozen=True)
 class Side:
@@ -117,18 +119,13 @@ class CompactReport:
 
 
 def _timed(model: nn.Module, inputs: Sequence[Tensor]) -> float:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            _wait(inputs)
-            start = time.perf_counter()
-            model(*inputs)
-            _wait(inputs)
-            return time.perf_counter() - start
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with kept_modes(model), torch.no_grad():
+        model.eval()
+        _wait(inputs)
+        start = time.perf_counter()
+        model(*inputs)
+        _wait(inputs)
+        return time.perf_counter() - start
 
 
 def _wait(inputs: Sequence[Tensor]) -> None:

@@ -11,12 +11,7 @@ from rich.table import Table
 
 from sparsekit.config_cli import configurable
 from sparsekit.console import ERR, OUT, Json, print_json, reported
-from sparsekit.recipe_cli import (
-    Root,
-    parsed_list,
-    recipe_of,
-    takes_recipe,
-)
+from sparsekit.recipe_cli import Root, parsed_list, recipe_of, takes_recipe
 
 
 @configurable

@@ -13,7 +13,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from sparsekit.console import reported
-from sparsekit.recipe_cli import recipe_of
+from sparsekit.recipe_cli import parsed_list, recipe_of
 
 CONFIG = "TOML, YAML or JSON file of options; the command line overrides it."
 PRINT = "Print all options as a commented TOML file, and stop."
@@ -133,7 +133,7 @@ def _written(title: str, options: dict[str, Any], parameters: list[inspect.Param
         values |= {name: getattr(recipe, name) for name in settings if hasattr(recipe, name)}
     for name, setting in settings.items():
         if setting.many and isinstance(values[name], str):
-            values[name] = [setting.kind(part.strip()) for part in values[name].split(",") if part.strip()]
+            values[name] = parsed_list(f"--{name}", values[name], setting.kind)
         elif isinstance(values[name], Path):
             values[name] = str(values[name])
     return write_config(title, values, settings)

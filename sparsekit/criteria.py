@@ -15,27 +15,10 @@ import torch
 from torch import Tensor
 
 
-def magnitude(theta: Tensor) -> Tensor:
-    """Score |theta|: the size of a weight.
-
-    Source: Han et al., "Learning both weights and connections", NeurIPS 2015; the score of IMP and OMP.
-    """
-    return theta.abs()
-
-
-def saliency(theta: Tensor, dz: Tensor) -> Tensor:
-    """Score |theta * dz|: the first-order change of the loss when the weight is removed.
-
-    Source: SNIP, Lee et al., ICLR 2019, whose division by the sum does not change the order.
-    """
-    _check_shapes("saliency", theta, dz=dz)
-    return (theta * dz).abs()
-
-
 def gate_gradient(theta: Tensor, dz: Tensor) -> Tensor:
     """Gradient theta * dz of the loss with respect to a gate c in z = c * theta, kept or not.
 
-    Source: dE/dm of SpODE, Mo et al., ICML 2023; SNIP is its absolute value at c = 1.
+    Source: dE/dm of SpODE, Mo et al., ICML 2023. SNIP's score, Lee et al., ICLR 2019, is its absolute value at c = 1.
     """
     _check_shapes("gate_gradient", theta, dz=dz)
     return theta * dz

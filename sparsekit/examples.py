@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.modes import kept_modes
+
 
 def example_tensors(function: str, example: Any, least: int = 1) -> tuple[Tensor, ...]:
     """The inputs as a tuple of tensors.
@@ -41,14 +43,10 @@ def tried(function: str, model: nn.Module, inputs: Sequence[Tensor]) -> Any:
     Raises:
         ValueError: it does not take them.
     """
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
+        with kept_modes(model), torch.no_grad():
             return model.eval()(*inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         expected = "inputs that the model takes"
         raise ValueError(f"{function}: example_inputs: expected {expected}, got {shapes(inputs)}: {text}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training

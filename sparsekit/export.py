@@ -23,7 +23,7 @@ from sparsekit.model_card import config_text, model_card
 from sparsekit.nn import dense_state_dict, finalize, masked_layers
 from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
-from sparsekit.tensor_file import replace_file
+from sparsekit.tensor_file import replace_file, replace_text
 
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 _SUFFIXES = {".safetensors": "safetensors", ".pt2": "torch-export", ".onnx": "onnx"}
@@ -242,7 +242,7 @@ def _hub(
 ) -> ExportReport:
     texts = {"config.json": config_text(model, config), "README.md": model_card(model, config, results)}
     for name, text in texts.items():
-        replace_file(folder / name, lambda file, text=text: Path(file).write_text(text, encoding="utf-8"))
+        replace_text(folder / name, text)
     tensors, ties = unshared("export", _state(plain))
     # Tied weights once each, as the hub's loaders have it; their other names are metadata.
     replace_file(folder / "model.safetensors", lambda file: _written(tensors, file, {"format": "pt", **ties}))

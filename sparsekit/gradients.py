@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sparsekit.nn import dense_gradient, effective_weights, masked_layers, prepared_weights
+from sparsekit.nn import MaskedLayer, dense_gradient, effective_weights, masked_layers, prepared_weights
 from sparsekit.ops import replicas, shards
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -24,6 +24,12 @@ def _checked_loss(function: str, value: Any) -> Tensor:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{function}: loss: expected a differentiable scalar tensor, got {got}")
     return value.reshape(())
+
+
+def check_requires_grad(function: str, layers: Mapping[str, MaskedLayer]) -> None:
+    """Raise ValueError for a frozen masked weight, of which the function called so could not get a gradient."""
+    if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
+        raise ValueError(f"{function}: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
 
 
 def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -41,8 +47,7 @@ def dense_gradients(model: nn.Module, loss: Loss, batch: Any) -> tuple[Tensor, d
         ValueError: the loss is no differentiable scalar, a masked weight is frozen, or reentrant checkpoints hide one.
     """
     layers = masked_layers(model)
-    if frozen := [name for name, layer in layers.items() if not layer.weight.requires_grad]:
-        raise ValueError(f"dense_gradients: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
+    check_requires_grad("dense_gradients", layers)
     if any(shards.is_spread(layer.weight) for layer in layers.values()):
         return _sharded_gradients(model, loss, batch)
     with torch.enable_grad(), dense_gradient(model), replicas.local_gradients(model), prepared_weights(model):

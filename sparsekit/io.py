@@ -9,7 +9,6 @@ alone, replacing that one file is what commits a save: a killed save leaves the 
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -27,7 +26,7 @@ from sparsekit.nn import masks as current_masks
 from sparsekit.nn.masked import WORDS
 from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
-from sparsekit.tensor_file import read_tensors, replace_file, write_tensors
+from sparsekit.tensor_file import read_tensors, write_described
 
 FILE, SIDECAR, FORMAT, VERSION = "model.safetensors", "sparsity.json", "sparsekit", 1
 MASK_SOURCES = ("stored", "dense", "infer")
@@ -43,7 +42,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: nothing is masked, or the state holds something else than tensors. TypeError: no Module, or no path.
     """
-    _check_arguments("save", model, path)
+    check_arguments("save", model, path)
     model = replicas.plain_network("save", model)
     if not masked_layers(model):
         raise ValueError("save: model: expected masked layers, got none; call sparsify first, or save its state_dict")
@@ -54,9 +53,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     description["mask_hash"] = masks.hash()
     description |= {"layers": layers, "ties": ties}
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(json.loads(write_tensors(folder / FILE, tensors, SIDECAR, description)), indent=2)
-    replace_file(folder / SIDECAR, lambda target: Path(target).write_text(text + "\n"))
+    write_described(folder / FILE, tensors, SIDECAR, description)
     return folder
 
 
@@ -84,7 +81,8 @@ def unshared(function: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     return tensors, ties
 
 
-def _check_arguments(function: str, model: Any, path: Any) -> None:
+def check_arguments(function: str, model: Any, path: Any) -> None:
+    """Raise TypeError, which names the function, unless the arguments are a Module and a path."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(path, (str, os.PathLike)):
@@ -140,7 +138,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], masks: str = "stored") 
         ValueError: no such file, not safetensors, a newer format, keys, shapes or masks that do not fit, or no masks
             where ``masks="stored"``. The model is unchanged then. TypeError: no Module, or no path.
     """
-    _check_arguments("load", model, path)
+    check_arguments("load", model, path)
     given, model = model, replicas.plain_network("load", model)
     choose("load", "masks", masks, MASK_SOURCES)
     file = Path(path)

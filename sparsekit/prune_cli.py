@@ -9,15 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from sparsekit.console import ERR, OUT, Json, print_json, reported
-from sparsekit.recipe_cli import (
-    Root,
-    Threads,
-    recipe_of,
-    set_threads,
-    takes_recipe,
-)
+from sparsekit.recipe_cli import Every, Root, Threads, checked_every, recipe_of, set_threads, takes_recipe
 
-Every = Annotated[float, typer.Option(help="Seconds between checkpoints of the run; 0 for one after each step.")]
 KEPT = "the run is kept in its folder, `sparsekit resume {}` goes on from there"
 
 
@@ -45,7 +38,7 @@ def prune(
 
         config = RunConfig(method, sparsity, seed, recipe_of(context.params))
         check_method(method, config.recipe)
-        bench = job.Workbench(config.recipe, out, root, _checked(checkpoint_every))
+        bench = job.Workbench(config.recipe, out, root, checked_every(checkpoint_every))
         if weights is not None:
             bench.adopt(seed, weights)
         run = RunFile(config, threads, str(root.resolve()), digest_of(weights) if weights else None)
@@ -81,16 +74,10 @@ def resume(
                 OUT.print(f"finished: {folder}", highlight=False, soft_wrap=True)
             return
         set_threads(run.threads, run.config.recipe.data)
-        bench = job.Workbench(run.config.recipe, folder, run.root, _checked(checkpoint_every))
+        bench = job.Workbench(run.config.recipe, folder, run.root, checked_every(checkpoint_every))
         if run.weights is not None:
             bench.adopt_again(run.config.seed)
         _finish(run, bench, folder, as_json)
-
-
-def _checked(every: float) -> float:
-    if not every >= 0:
-        raise ValueError(f"--checkpoint-every: expected seconds >= 0, got {every}")
-    return every
 
 
 def _finish(run: Any, bench: Any, out: Path, as_json: bool) -> None:

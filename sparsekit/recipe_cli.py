@@ -73,6 +73,9 @@ ImageSize = Annotated[int | None, typer.Option(help="Pixels per side that images
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default 1 for digits, whose networks are tiny.")]
+Every = Annotated[
+    float, typer.Option(help="Seconds between checkpoints of what is unfinished; 0 for one after each step.")
+]
 Root = Annotated[Path, typer.Option(help="Where data sets and the cache of decoded images lie.")]
 
 
@@ -156,6 +159,13 @@ def recipe_of(options: dict[str, Any]) -> Any:
     recipe = recipe_for(changes.pop("data"), **changes)
     set_threads(options["threads"], recipe.data)
     return recipe
+
+
+def checked_every(seconds: float) -> float:
+    """The value of ``--checkpoint-every``. Raises ValueError if it is none."""
+    if not seconds >= 0:
+        raise ValueError(f"--checkpoint-every: expected seconds >= 0, got {seconds}")
+    return seconds
 
 
 def set_threads(threads: int | None, data: str) -> None:

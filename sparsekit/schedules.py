@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedules: which sparsity to aim at in which step, and the series of sparsities that papers report."""
+"""Schedules: which sparsity to aim at in which step."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
 from typing import Protocol, runtime_checkable
-
-# Sparsities after n rounds that each remove a fifth of what remains: 1 - 0.8^n. Source: BiP, unstructured figures.
-BIP_SERIES = tuple((5**n - 4**n) / 5**n for n in range(1, 22))
-# Sparsities of BiP's filter-wise and channel-wise figures.
-STRUCTURED_SERIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Sparsities of SpODE's tables, unstructured and for input channels.
-SPODE_SERIES = (0.9, 0.93, 0.95, 0.965, 0.98)
-SPODE_STRUCTURED_SERIES = (0.72, 0.8, 0.86, 0.9, 0.93)
-# Sparsities of the tables of this package: rounds 3, 5, 6, 7, 9, 10, 13, 16 and 19 of the first series, to 0.1 %.
-TABLE_SERIES = (0.488, 0.672, 0.738, 0.79, 0.866, 0.893, 0.945, 0.972, 0.986)
 
 
 @runtime_checkable

@@ -101,14 +101,13 @@ def _run(suite: Any, folder: Path, root: Path, deadline: float | None, keep_mask
 
 def _report(suite: Any, folder: Path, whole: bool, as_json: bool) -> None:
     from sparsekit.benchmarks.compare import ROWS
-    from sparsekit.benchmarks.rows import read_rows
+    from sparsekit.benchmarks.rows import rows_so_far
     from sparsekit.benchmarks.speedup_report import speedup_json, speedup_markdown, speedup_tables, write_speedup
-    from sparsekit.tensor_file import replace_file
+    from sparsekit.tensor_file import replace_text
 
-    rows = read_rows(folder / ROWS) if (folder / ROWS).exists() else []
+    rows = rows_so_far(folder / ROWS)
     page = write_speedup(rows, suite, folder / "speedup.html", folder)
-    text = speedup_markdown(rows, suite)
-    replace_file(folder / "speedup.md", lambda target: Path(target).write_text(text, encoding="utf-8"))
+    replace_text(folder / "speedup.md", speedup_markdown(rows, suite))
     known = {row.get("id") for row in rows if "result" in row}
     missing = [config for config in suite.configs() if config.id not in known]
     if as_json:
@@ -130,11 +129,9 @@ def _forecast(suite: Any, folder: Path, root: Path, as_json: bool) -> None:
     from sparsekit.benchmarks.chains import in_chains
     from sparsekit.benchmarks.compare import ROWS, Workbench
     from sparsekit.benchmarks.forecast import forecast
-    from sparsekit.benchmarks.rows import read_rows
+    from sparsekit.benchmarks.rows import rows_so_far
 
-    known = (
-        {row.get("id") for row in read_rows(folder / ROWS) if "result" in row} if (folder / ROWS).exists() else set()
-    )
+    known = {row.get("id") for row in rows_so_far(folder / ROWS) if "result" in row}
     bench = Workbench(suite.recipe, folder, root)
     rows, dense = forecast(in_chains(c for c in suite.configs() if c.id not in known), bench)
     seeds = sum(not bench.dense_file(seed).exists() for seed in {row.config.seed for row in rows})

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from sparsekit.channel_rules import CONVOLUTIONS, NORMS
 from sparsekit.channel_trace import torch_pruning
 from sparsekit.channels import Channel
+from sparsekit.modes import kept_modes
 
 SIDES = ("outputs", "depthwise", "inputs", "through", "before", "behind")
 # Largest difference, as a part of the largest value (at least 1): in float64 what rounds is what is folded into a bias.
@@ -164,16 +165,14 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within it, BatchNorm uses the batch, moves nothing, and everything else is in eval mode."""
-    modes = {module: module.training for module in model.modules()}
     norms: list[Any] = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.track_running_stats = False
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-        for module, training in modes.items():
-            module.training = training
+    with kept_modes(model):
+        try:
+            model.eval()
+            for norm in norms:
+                norm.train()
+                norm.track_running_stats = False
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True

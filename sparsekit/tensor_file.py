@@ -57,6 +57,13 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], key: str, description:
     return text
 
 
+def write_described(file: Path, tensors: dict[str, Tensor], sidecar: str, description: Mapping[str, Any]) -> None:
+    """``write_tensors`` under the key ``sidecar``, and the description beside it in a file of that name; makes the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = write_tensors(file, tensors, sidecar, description)
+    replace_text(file.parent / sidecar, json.dumps(json.loads(text), indent=2) + "\n")
+
+
 def _with_digest(text: str, old: str, new: str) -> str:
     """The digest is the last entry of the description."""
     before, _, after = text.rpartition(old)
@@ -154,6 +161,12 @@ def replace_file(target: Path, write: Callable[[str], Any]) -> None:
         os.chmod(temporary, _permissions(target))
         os.replace(temporary, target)
         _sync_folder(target.parent)
+
+
+def replace_text(target: Path, text: str) -> None:
+    """``replace_file`` by a text in UTF-8; makes the folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, lambda file: Path(file).write_text(text, encoding="utf-8"))
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 typer_testing = pytest.importorskip("typer.testing")
 
+import command_line  # noqa: E402
 import tiny_topk  # noqa: E402
 
 from sparsekit import cli  # noqa: E402
@@ -24,11 +26,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_topk.shrink(monkeypatch)
 
 
-def run(*arguments: str) -> Any:
-    result = typer_testing.CliRunner().invoke(cli.app, ["bench", "topk", *arguments], catch_exceptions=True)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+run = partial(command_line.run, "bench", "topk")
 
 
 def test_a_table_on_stdout_progress_on_stderr_rows_in_the_file(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import pytest
 import torch
 
 pytest.importorskip("sklearn")
-typer_testing = pytest.importorskip("typer.testing")
+
+from command_line import run  # noqa: E402
 
 import sparsekit as sk  # noqa: E402
-from sparsekit import cli  # noqa: E402
 from sparsekit.allocation import kept_count  # noqa: E402
 from sparsekit.benchmarks import forecast  # noqa: E402
 from sparsekit.benchmarks.methods import METHODS  # noqa: E402
@@ -30,21 +29,6 @@ SIZES = {"network": "mlp", "limit": 64, "dense-epochs": 2, "epochs": 1, "batch-s
 PRUNE = [word for name, value in SIZES.items() for word in (f"--{name}", str(value))]
 TINY = [*PRUNE, "--ode-steps", "2", "--ode-batch", "32", "--seeds", "1"]
 TOTAL = 64 * 256 + 256 * 128 + 128 * 10
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """The commands set the number of threads, for the whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(*arguments: str) -> Any:
-    result = typer_testing.CliRunner().invoke(cli.app, [*arguments], catch_exceptions=True)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def compare(out: Path, *arguments: str, methods: str = "oneshot,bip") -> Any:

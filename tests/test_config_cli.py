@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-import torch
 import typer
 
 pytest.importorskip("sklearn")
 pytest.importorskip("yaml")
-typer_testing = pytest.importorskip("typer.testing")
 
-from sparsekit import cli  # noqa: E402
+from command_line import run  # noqa: E402
+
 from sparsekit.benchmarks import forecast  # noqa: E402
 from sparsekit.benchmarks.recipe import Recipe, recipe_for  # noqa: E402
 from sparsekit.compare_cli import compare  # noqa: E402
@@ -26,20 +24,6 @@ from sparsekit.config_cli import configurable  # noqa: E402
 
 TINY = 'network = "mlp"\nlimit = 64\ndense_epochs = 1\nepochs = 1\nbatch_size = 16\nseeds = 1\n'
 TINY += 'methods = ["oneshot", "bip"]\nsparsity = [0.5, 0.75]\n'
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(*arguments: object, app: typer.Typer = cli.app) -> Any:
-    result = typer_testing.CliRunner().invoke(app, [str(word) for word in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from packed import layout, new_words, unpack
+from selections import expected
 
 from sparsekit import _C
 
@@ -20,18 +21,6 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PATHS = _C.cpu_features()
 COLS = (1, 31, 32, 33, 65)
 KEYS, POLICIES = ("value", "magnitude"), ("error", "drop", "keep")
-
-
-def expected(scores: Sequence[torch.Tensor], kept: int, key: str, nan: str) -> tuple[list[np.ndarray], int]:
-    """Masks by a stable sort of the concatenation, and the number of NaN."""
-    flat = np.concatenate([score.double().numpy().reshape(-1) for score in scores] or [np.zeros(0)])
-    flat = np.abs(flat) if key == "magnitude" else flat
-    bad = np.isnan(flat)
-    order = np.lexsort((-np.where(bad, 0.0, flat), ~bad if nan == "keep" else bad))
-    mask = np.zeros(flat.size, dtype=bool)
-    mask[order[: kept if nan == "keep" else min(kept, flat.size - int(bad.sum()))]] = True
-    ends = np.cumsum([score.numel() for score in scores])[:-1] if scores else []
-    return [part.reshape(s.shape) for part, s in zip(np.split(mask, ends), scores, strict=False)], int(bad.sum())
 
 
 def select(

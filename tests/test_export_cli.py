@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 pytest.importorskip("scipy")
-typer_testing = pytest.importorskip("typer.testing")
+
+import command_line  # noqa: E402
 
 import sparsekit as sk  # noqa: E402
-from sparsekit import cli  # noqa: E402
 from sparsekit.benchmarks.networks import build_network  # noqa: E402
 from sparsekit.benchmarks.recipe import Recipe, as_json  # noqa: E402
 from sparsekit.benchmarks.rows import append_row  # noqa: E402
@@ -25,11 +26,7 @@ from sparsekit.benchmarks.rows import append_row  # noqa: E402
 SIZES = ["--classes", "10", "--channels", "1", "--image-size", "8"]
 
 
-def run(*arguments: object) -> Any:
-    result = typer_testing.CliRunner().invoke(cli.app, ["export", *(str(word) for word in arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+run = partial(command_line.run, "export")
 
 
 def pruned(network: str = "mlp") -> torch.nn.Module:

@@ -12,18 +12,11 @@ import torch
 from torch import nn
 
 pytest.importorskip("scipy")
-typer_testing = pytest.importorskip("typer.testing")
+
+from command_line import run  # noqa: E402
 
 import sparsekit as sk  # noqa: E402
-from sparsekit import cli  # noqa: E402
 from sparsekit.benchmarks.rows import append_row  # noqa: E402
-
-
-def run(*arguments: object) -> Any:
-    result = typer_testing.CliRunner().invoke(cli.app, [str(word) for word in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def row(method: str, seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:

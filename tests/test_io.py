@@ -272,14 +272,14 @@ def test_a_failed_save_leaves_the_old_checkpoint(
 
 
 def test_a_save_killed_between_its_files_is_the_new_checkpoint(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = io.replace_file
+    real = tensor_file.replace_file
 
     def first_only(target: Path, write: Any) -> None:
         if target.name == "sparsity.json":
             raise KeyboardInterrupt
         real(target, write)
 
-    monkeypatch.setattr(io, "replace_file", first_only)
+    monkeypatch.setattr(tensor_file, "replace_file", first_only)
     with pytest.raises(KeyboardInterrupt):
         sk.save(masked(5), saved)
     assert sk.masks(sk.load(plain(1), saved)) == sk.masks(masked(5))

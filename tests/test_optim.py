@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_masks import remask_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,14 +29,8 @@ def net(seed: int = 0) -> nn.Sequential:
     # No bias before the norm: its gradient is rounding, which AdamW makes large.
     model = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5))
     sk.sparsify(model)
-    remask(model, seed)
+    remask_(model, seed)
     return model
-
-
-def remask(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    masks = {n: torch.rand(m.shape, generator=generator) < 0.5 for n, m in sk.masks(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(m) for n, m in masks.items()})
 
 
 def closure(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> Callable[[], Tensor]:
@@ -75,7 +70,7 @@ def test_as_guarded_through_changing_masks(kind: str) -> None:
             sk.guard_(optimizer, model)
         for step in range(6):
             if step == 3:
-                remask(model, 7)
+                remask_(model, 7)
             optimizer.step(closure(model, optimizer, step))
         results.append(state_of(model, optimizer))
     assert_alike(*results, exact=kind != "adamw")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -119,22 +118,24 @@ def spode(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
     )
 
 
-def snip(start: Start, model: nn.Module, sparsity: float, batches: Batches = one_batch) -> BasePruner:
-    """SNIP on the next batch, or on more, among the weights that are left."""
-    drawn = batches(start.recipe, start.images)
-    return SNIP(model, start.loss, sparsity, batches=drawn, projection=projection_of(start.recipe))
+def on_data(kind: type[SNIP] | type[GraSP], batches: Batches) -> Inner:
+    """SNIP or GraSP on the next batches, among the weights that are left."""
+
+    def build(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
+        drawn = batches(start.recipe, start.images)
+        return kind(model, start.loss, sparsity, batches=drawn, projection=projection_of(start.recipe))
+
+    return build
 
 
-def grasp(start: Start, model: nn.Module, sparsity: float, batches: Batches = of_grasp) -> BasePruner:
-    """GraSP on its samples, or on others, among the weights that are left."""
-    drawn = batches(start.recipe, start.images)
-    return GraSP(model, start.loss, sparsity, batches=drawn, projection=projection_of(start.recipe))
-
-
-def synflow(start: Start, model: nn.Module, sparsity: float, **options: Any) -> BasePruner:
+def synflow(**options: Any) -> Inner:
     """SynFlow among the weights that are left, in as many rounds over all as in one shot; options: of ``sk.SynFlow``."""
-    rounds = SYNFLOW_ROUNDS // ROUNDS
-    return SynFlow(model, start.loss, sparsity, rounds=rounds, projection=projection_of(start.recipe), **options)
+
+    def build(start: Start, model: nn.Module, sparsity: float) -> BasePruner:
+        projection = projection_of(start.recipe)
+        return SynFlow(model, start.loss, sparsity, rounds=SYNFLOW_ROUNDS // ROUNDS, projection=projection, **options)
+
+    return build
 
 
 def one_step(recipe: Recipe) -> int:
@@ -162,19 +163,19 @@ _EQUAL, _UNEQUAL = "in 10 short rounds, then training", "in rounds, at the unequ
 ITERATIVE: dict[str, Method] = {
     "iter-magnitude": entry(magnitude, no_steps, f"magnitude pruning {_EQUAL}"),
     "iter-spode": entry(spode, euler_steps, f"SpODE {_EQUAL}"),
-    "iter-snip": entry(snip, one_step, f"SNIP {_EQUAL}"),
-    "iter-grasp": entry(grasp, one_step, f"GraSP {_EQUAL}", passing(3, of_grasp)),
-    "iter-synflow": entry(synflow, one_step, f"SynFlow {_EQUAL}", of_synflow),
+    "iter-snip": entry(on_data(SNIP, one_batch), one_step, f"SNIP {_EQUAL}"),
+    "iter-grasp": entry(on_data(GraSP, of_grasp), one_step, f"GraSP {_EQUAL}", passing(3, of_grasp)),
+    "iter-synflow": entry(synflow(), one_step, f"SynFlow {_EQUAL}", of_synflow),
     "iter-magnitude-released": entry(magnitude, no_steps, f"magnitude pruning {_UNEQUAL}", rates=RELEASED),
     "iter-spode-released": entry(spode, euler_steps, f"SpODE {_UNEQUAL}", rates=RELEASED_SPODE),
     "iter-snip-released": entry(
-        partial(snip, batches=all_data), one_step, f"SNIP on all data {_UNEQUAL}", passing(1, all_data), RELEASED
+        on_data(SNIP, all_data), one_step, f"SNIP on all data {_UNEQUAL}", passing(1, all_data), RELEASED
     ),
     "iter-grasp-released": entry(
-        partial(grasp, batches=all_data), one_step, f"GraSP on all data {_UNEQUAL}", passing(3, all_data), RELEASED
+        on_data(GraSP, all_data), one_step, f"GraSP on all data {_UNEQUAL}", passing(3, all_data), RELEASED
     ),
     "iter-synflow-released": entry(
-        partial(synflow, batchnorm="train", double=False),
+        synflow(batchnorm="train", double=False),
         one_step,
         f"SynFlow in train mode {_UNEQUAL}",
         of_synflow,

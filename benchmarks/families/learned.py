@@ -10,8 +10,9 @@ Their sources learn for thousands of steps, a recipe for perhaps a hundred. What
   nearly all probabilities of a run on digits end at 0 or 1, with 0.06 a third of the kept ones does not pass one half. As it
   learns from scratch, learning lasts 2 phases and stands for the dense training of the others. Samples, norm, ramp and
   temperatures are the source's; its 20 epochs of fine-tuning at a hundredth of the rate are the recipe's phase.
-- Movement pruning ends its ramp at half of the run, and its scores settle with the rate of the weights, as one schedule serves
-  both in its source's code. Its scores are ranked over all layers, as those of the other methods of a comparison are.
+- Movement pruning ends its ramp at half of the run, and its scores settle along a cosine, as the weights do by default: one
+  schedule serves both in its source's code. Its scores are ranked over all layers, as those of the other methods of a
+  comparison are.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsekit.io import replace_file
+from sparsekit.tensor_file import replace_file
 
 FORMAT = "sparsekit-state-1"
 

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparsekit.modes import kept_modes
 from sparsekit.ops import agreement, replicas, shards
 
 
-def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
+def batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers with running statistics."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def has_batchnorm(model: nn.Module) -> bool:
     """Does the model have a BatchNorm with running statistics?"""
-    return bool(_batchnorms(model))
+    return bool(batchnorms(model))
 
 
 def _forward(model: nn.Module, batch: Any) -> Any:
@@ -50,24 +52,22 @@ def recalibrate_batchnorm(
     In DistributedDataParallel or under fully_shard the statistics are averages over the batches of all processes, which
     all have to call with as many batches each; an error on one of them is raised on all.
     """
-    norms = _batchnorms(model)
+    norms = batchnorms(model)
     if not norms:
         return 0
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     saved = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
     copies = [[None if t is None else t.clone() for t in tensors] for tensors in saved]
     try:
-        model.eval()
-        used = _together(model, lambda: _accumulate(model, norms, batches, forward))
+        with kept_modes(model):
+            model.eval()
+            used = _together(model, lambda: _accumulate(model, norms, batches, forward))
     except BaseException:
         _restore(saved, copies)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
     return used
 
 
@@ -101,7 +101,7 @@ def _together(model: nn.Module, accumulate: Callable[[], int]) -> int:
 
 def average_batchnorm(model: nn.Module, group: Any) -> None:
     """Replace the running means and variances by their mean over the ranks of a group; None leaves them."""
-    found = [t for norm in _batchnorms(model) for t in (norm.running_mean, norm.running_var) if t is not None]
+    found = [t for norm in batchnorms(model) for t in (norm.running_mean, norm.running_var) if t is not None]
     _restore([found], [replicas.averages(found, group)])
 
 
@@ -115,7 +115,7 @@ def _restore(tensors: Iterable[Iterable[Tensor | None]], values: Iterable[Iterab
 @contextmanager
 def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     """Within it, BatchNorm layers in train mode normalise with the batch but do not move their running statistics."""
-    norms = [norm for norm in _batchnorms(model) if norm.training]
+    norms = [norm for norm in batchnorms(model) if norm.training]
     try:
         for norm in norms:
             norm.track_running_stats = False

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit import ops
-from sparsekit.gradients import Loss
+from sparsekit.gradients import Loss, dense_gradients
 from sparsekit.loggers import Logger, checked_logger
 from sparsekit.mask import Mask, Masks
 from sparsekit.nn import masked_layers, masks, prepared_weights
@@ -21,7 +20,7 @@ from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_keys, check_orientation, checked_count, checked_sparsity, cycle
 from sparsekit.pruners.cost import Cost, batch_size
-from sparsekit.pruners.metrics import Metrics, warn_of_collapse
+from sparsekit.pruners.metrics import Metrics, moved_entries, warn_of_collapse
 from sparsekit.pruners.ranks import Ranks
 
 READ_EVERY = 100
@@ -94,7 +93,7 @@ class BasePruner:
         self._step, self.cost.steps = self._step + 1, self.cost.steps + 1
         if self.done:
             self.ranks.settle()
-            self._warn_of_collapse()
+            warn_of_collapse(self.name, self.layers)
         if self.done or self._step % READ_EVERY == 0:
             self.ranks.check(self._step, weights=self.done)
         return Metrics(values, self._problems)
@@ -159,6 +158,12 @@ class BasePruner:
             raise ValueError(f"{self.name}: loss: expected a differentiable tensor, got a detached one")
         return value
 
+    def _dense_gradients(self, batch: Any) -> dict[str, Tensor]:
+        """dl/dz at the present theta and masks, dense, by layer name: a pass, whose loss is ``_loss_value``."""
+        _, dz = dense_gradients(self.model, self._evaluate, batch)
+        self.cost.count_pass(batch_size(batch))
+        return dz
+
     def _check_loss(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -194,8 +199,7 @@ class BasePruner:
             new = [self._fitting(name, projected.masks[name], layer) for name, layer in self.layers.items()]
             if projected.invalid.device.type != "cpu":
                 new = [torch.where(projected.invalid, o, n) for o, n in zip(old, new, strict=True)]
-            before, after, both = ops.mask_counts(old, new).sum(0).unbind()
-            moved = {"flips": before + after - 2 * both, "regrown": after - both}
+            moved = moved_entries(old, new)
             groups = layers_by_weight(self.model)
             for layer, words in zip(self.layers.values(), new, strict=True):
                 for twin in groups[id(layer.weight)]:
@@ -208,9 +212,6 @@ class BasePruner:
             expected = f"a mask of shape {tuple(layer.weight.shape)} for layer `{name}`"
             raise ValueError(f"{self.name}: projection: expected {expected}, got {mask.shape}")
         return shards.gathered(mask.words)
-
-    def _warn_of_collapse(self) -> None:
-        warn_of_collapse(self.name, self.layers, 4)
 
     def _config(self) -> dict[str, Any]:
         """Arguments that a saved state must share, as plain values by name."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sparsekit import ops
 from sparsekit.allocation import Global
-from sparsekit.gradients import Loss, dense_gradients
+from sparsekit.gradients import Loss
 from sparsekit.nn import dense_gradient, prepared_weights
 from sparsekit.ops import shards
 from sparsekit.projection import Projection
@@ -182,8 +182,7 @@ class BiP(BasePruner):
         losses, total = list[Tensor](), dict[str, Tensor]()
         for batch in batches:
             with batchnorm_policy(self.model, self.options.upper_batchnorm):
-                _, h = dense_gradients(self.model, self._evaluate, batch)
-            self.cost.count_pass(batch_size(batch))
+                h = self._dense_gradients(batch)
             losses.append(self._loss_value)
             total = {name: total[name] + part for name, part in h.items()} if total else h
         if len(batches) == 1:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsekit.modes import kept_modes
 from sparsekit.nn import frozen_batchnorm
 from sparsekit.patterns import Key
 from sparsekit.pruners.checks import checked_count
@@ -123,12 +124,8 @@ def batchnorm_policy(model: nn.Module, policy: str) -> Iterator[None]:
         with frozen_batchnorm(model):
             yield
     else:
-        modes = {module: module.training for module in model.modules()}
-        try:
+        with kept_modes(model):
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
             yield
-        finally:
-            for module, training in modes.items():
-                module.training = training

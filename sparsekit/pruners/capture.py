@@ -228,8 +228,8 @@ def captured(pruner: BasePruner, on_capture: Callable[[float], None] = lambda se
     kernels.
 
     Args:
-        pruner: any pruner of this package that trains, on a CUDA device; the learning rate of the optimizers of its
-            weights is a tensor there and their steps are fused or capturable.
+        pruner: any pruner of this package but Gradual and Iterative, on a CUDA device; the learning rate of the optimizers
+            of its weights is a tensor there and their steps are fused or capturable.
         on_capture: called with the seconds of each capture, as soon as it is done.
 
     Raises:

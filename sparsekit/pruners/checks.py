@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparsekit.mask import Masks
 from sparsekit.nn import masked_layers
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards
@@ -61,6 +62,13 @@ def check_plain(function: str, model: nn.Module) -> None:
     """Raise ValueError for a masked weight that is a DTensor, which the pruner ``function`` cannot serve."""
     if any(shards.is_spread(layer.weight) for layer in masked_layers(model).values()):
         raise ValueError(f"{function}: model: expected plain weights, got DTensors; use DistributedDataParallel")
+
+
+def check_full(function: str, masks: Masks) -> None:
+    """Raise ValueError unless nothing is pruned yet."""
+    if masks.count() != masks.numel:
+        expected = "full masks (make the pruner before loading a saved state)"
+        raise ValueError(f"{function}: model: expected {expected}, got sparsity {masks.sparsity:.4f}")
 
 
 def described(**functions: Any) -> dict[str, str | None]:

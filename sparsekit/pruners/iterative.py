@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit import ops
 from sparsekit.gradients import Loss
 from sparsekit.mask import Mask
 from sparsekit.nn import set_masks
 from sparsekit.pruners.base import BasePruner
-from sparsekit.pruners.checks import check_keys, checked_count, checked_sparsity
+from sparsekit.pruners.checks import check_full, check_keys, checked_count, checked_sparsity
 from sparsekit.pruners.learning_rate import Curve, LearningRate, as_curve
-from sparsekit.pruners.metrics import CollapseWarning
+from sparsekit.pruners.metrics import CollapseWarning, moved_entries
 from sparsekit.pruners.optimizer_state import (
     OptimizerFactory,
     fresh_optimizer,
@@ -101,9 +100,7 @@ class Iterative(BasePruner):
         self.final_steps = checked_count("Iterative", "final_steps", final_steps, 0)
         self._curves = as_curve("Iterative", "curve", curve), as_curve("Iterative", "final_curve", final_curve)
         super().__init__(model, loss, sparsity)
-        if (before := self.masks).count() != before.numel:
-            expected = "full masks (make the pruner before loading a saved state)"
-            raise ValueError(f"Iterative: model: expected {expected}, got sparsity {before.sparsity:.4f}")
+        check_full("Iterative", self.masks)
         ramp = Geometric(0.0, checked_sparsity("Iterative", sparsity), 0, rounds)
         self.targets = tuple(ramp(j) for j in range(1, rounds + 1))
         self._factory, self._factories = pruner, (optimizer, final_optimizer or optimizer)
@@ -152,9 +149,8 @@ class Iterative(BasePruner):
             values = self._proceed(batches)
         self.cost.absorb(self.inner.cost)
         new = [layer.mask_words for layer in self.layers.values()]
-        before, after, both = ops.mask_counts(old, new).sum(0).unbind()
-        number = torch.full_like(both, self.round)
-        return {**values, "round": number, "flips": before + after - 2 * both, "regrown": after - both}
+        moved = moved_entries(old, new)
+        return {**values, "round": torch.full_like(moved["flips"], self.round), **moved}
 
     def _next_round(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         """Make the pruner of the next round, and take the first step of that; an error leaves all as it was."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.gradients import Loss
+from sparsekit.gradients import Loss, check_requires_grad
 from sparsekit.nn import dense_gradient, prepared_weights
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_tensors
@@ -65,8 +65,7 @@ class LearnedPruner(RoundPruner):
         states: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(model, loss, sparsity, projection, phases, optimizer, states)
-        if frozen := [name for name, layer in self.layers.items() if not layer.weight.requires_grad]:
-            raise ValueError(f"{self.name}: model: expected masked weights that require grad, got {frozen[0]!r} frozen")
+        check_requires_grad(self.name, self.layers)
         if self._optimizer is None:
             self.first_optimizer()  # a factory that does not serve is to be known before the learning
         self.scores = {name: s.requires_grad_() for name, s in self._first_scores().items()}
@@ -127,8 +126,7 @@ class LearnedPruner(RoundPruner):
         return {"loss": self._loss_value, **{f"gradient {i}": g for i, g in enumerate(gradients)}}
 
     def _progress(self) -> dict[str, Tensor]:
-        device = next(iter(self.layers.values())).weight.device
-        return {"target": torch.full((), self.target, dtype=torch.float64, device=device)}
+        return {"target": self._number(self.target, torch.float64)}
 
     @property
     def target(self) -> float:

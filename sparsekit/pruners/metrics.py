@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from sparsekit import ops
 from sparsekit.nn.access import kept_weights
 from sparsekit.nn.masked import MaskedLayer
 
@@ -34,10 +35,16 @@ class Metrics(dict[str, Tensor]):
         return {name: float(value) for name, value in self.items()}
 
 
-def warn_of_collapse(name: str, layers: Mapping[str, MaskedLayer], stacklevel: int) -> None:
-    """A CollapseWarning for each layer that keeps nothing."""
+def moved_entries(old: Sequence[Tensor], new: Sequence[Tensor]) -> dict[str, Tensor]:
+    """flips and regrown from two lists of mask words: how many entries changed, and how many of these came back."""
+    before, after, both = ops.mask_counts(old, new).sum(0).unbind()
+    return {"flips": before + after - 2 * both, "regrown": after - both}
+
+
+def warn_of_collapse(name: str, layers: Mapping[str, MaskedLayer]) -> None:
+    """A CollapseWarning for each layer that keeps nothing; it points at the caller of the function that calls this."""
     counts = kept_weights({n: layer.mask_words for n, layer in layers.items()}).tolist()
     for (n, layer), count in zip(layers.items(), counts, strict=True):
         if count == 0 and layer.weight.numel():
             kept = f"layer `{n}` keeps 0 of {layer.weight.numel():,} weights"
-            warnings.warn(f"{name}: {kept}; set min_keep in the allocation", CollapseWarning, stacklevel=stacklevel)
+            warnings.warn(f"{name}: {kept}; set min_keep in the allocation", CollapseWarning, stacklevel=3)

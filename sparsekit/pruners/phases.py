@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sparsekit.pruners.learning_rate import Curve
 
@@ -32,3 +34,8 @@ class Phase:
     def trains(self) -> bool:
         """Does it need an optimizer?"""
         return self.steps > 0 and self.curve is not None
+
+
+def beginning(rewind_state: Mapping[str, Any] | None) -> tuple[str | None, dict[str, Mapping[str, Any]]]:
+    """``rewind`` of a first phase and the states of its run, for a state to train from; None trains what the model has."""
+    return (None, {}) if rewind_state is None else ("init", {"init": rewind_state})

@@ -33,7 +33,7 @@ from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learned import LearnedPruner, score_dtype
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
-from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.phases import Phase, beginning
 from sparsekit.pruners.ramp import as_ramp
 
 
@@ -124,7 +124,8 @@ class ProbMask(LearnedPruner):
         self._score_lr = checked_number("ProbMask", "score_lr", score_lr)
         self.ramp = as_ramp("ProbMask", sparsity, "cubic", steps, 1, own.ramp, beyond=True, start=own.warm_up)
         _check_projection(projection)
-        learning = Phase(steps, as_curve("ProbMask", "curve", curve), rewind=None if rewind_state is None else "init")
+        rewind, states = beginning(rewind_state)
+        learning = Phase(steps, as_curve("ProbMask", "curve", curve), rewind=rewind)
         super().__init__(
             model,
             loss,
@@ -134,7 +135,7 @@ class ProbMask(LearnedPruner):
             optimizer,
             learner=lambda learned: torch.optim.Adam(learned, lr=self._score_lr),
             score_curve=score_curve,
-            states={} if rewind_state is None else {"init": rewind_state},
+            states=states,
         )
         self.ranks.alike("arguments", lambda: None, **asdict(own))
 

@@ -127,9 +127,7 @@ class RampPruner(RoundPruner):
         return self._project(scores, target, key)
 
     def _progress(self) -> dict[str, Tensor]:
-        latest = self.ramp.latest(self._step)
-        device = next(iter(self.layers.values())).weight.device
-        return {"target": torch.full((), latest, dtype=torch.float64, device=device)}
+        return {"target": self._number(self.ramp.latest(self._step), torch.float64)}
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | self.ramp.described()

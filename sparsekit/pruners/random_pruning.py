@@ -15,7 +15,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
-from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.phases import Phase, beginning
 from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.scoring import random_scores
 
@@ -66,9 +66,8 @@ class RandomPruning(RoundPruner):
             projection = Projection(allocation=ERK())
         if isinstance(projection, Projection):
             _check_projection(projection)
-        target = None if rewind_state is None else "init"
-        phase = Phase(steps, as_curve("RandomPruning", "curve", curve), sparsity, target)
-        states = {} if rewind_state is None else {"init": rewind_state}
+        rewind, states = beginning(rewind_state)
+        phase = Phase(steps, as_curve("RandomPruning", "curve", curve), sparsity, rewind)
         super().__init__(model, loss, sparsity, projection, (phase,), optimizer, states)
 
     def _scores(self) -> tuple[dict[str, Tensor], Key]:

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.gradients import Loss
+from sparsekit.gradients import Loss, check_requires_grad
 from sparsekit.nn import masked_layers, prepared_weights
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_plain, check_tensors, checked_count
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
-from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.phases import Phase, beginning
 from sparsekit.pruners.ramp import Ramp
 from sparsekit.pruners.rounds import RoundPruner
 
@@ -63,14 +63,13 @@ class ReparametrisedPruner(RoundPruner):
         checked_count(name, "finetune_steps", finetune_steps, 0)
         rate = as_curve(name, "curve", curve)
         share = steps / (steps + finetune_steps)
-        first = Phase(steps, lambda t: rate(t * share), rewind=None if rewind_state is None else "init")
+        rewind, states = beginning(rewind_state)
+        first = Phase(steps, lambda t: rate(t * share), rewind=rewind)
         phases = (first, Phase(finetune_steps, rate, behind=steps)) if finetune_steps else (first,)
         self.ramp, self._projects_last = ramp, projects_last
         self._leaves: dict[str, nn.Parameter] = {}
         check_plain(name, model)
-        if frozen := [n for n, layer in masked_layers(model).items() if not layer.weight.requires_grad]:
-            raise ValueError(f"{name}: model: expected masked weights that require grad, got `{frozen[0]}` frozen")
-        states = {} if rewind_state is None else {"init": rewind_state}
+        check_requires_grad(name, masked_layers(model))
         super().__init__(model, loss, sparsity, projection, phases, optimizer, states)
 
     def _leaf(self, weight: Tensor) -> Tensor:
@@ -156,10 +155,7 @@ class ReparametrisedPruner(RoundPruner):
         return {} if target is None else self._climb(target)
 
     def _progress(self) -> dict[str, Tensor]:
-        if self.ramp is None:
-            return {}
-        device = next(iter(self.layers.values())).weight.device
-        return {"target": torch.full((), self.ramp.latest(self._step), dtype=torch.float64, device=device)}
+        return {} if self.ramp is None else {"target": self._number(self.ramp.latest(self._step), torch.float64)}
 
     def _train_step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         if not self._on_leaves:

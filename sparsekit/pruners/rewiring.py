@@ -32,7 +32,7 @@ from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_plain, checked_count, checked_share
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
-from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.phases import Phase, beginning
 from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.scoring import random_scores
 
@@ -83,8 +83,8 @@ class Rewiring(RoundPruner):
         self.end = math.floor(checked_share(name, "until", until) * steps + 0.5)
         projection = Projection(allocation=ERK()) if projection is None else projection
         _check_model(name, model, projection)
-        phase = Phase(steps, as_curve(name, "curve", curve), sparsity, None if rewind_state is None else "init")
-        states = {} if rewind_state is None else {"init": rewind_state}
+        rewind, states = beginning(rewind_state)
+        phase = Phase(steps, as_curve(name, "curve", curve), sparsity, rewind)
         super().__init__(model, loss, sparsity, projection, (phase,), optimizer, states)
         self._kept = [mask.count() for mask in self.masks.values()]
 
@@ -100,8 +100,7 @@ class Rewiring(RoundPruner):
         return drop_fraction(self._step, self.end, self.alpha, self.decay) if due else 0.0
 
     def _progress(self) -> dict[str, Tensor]:
-        device = next(iter(self.layers.values())).weight.device
-        return {"fraction": torch.full((), self.fraction, dtype=torch.float64, device=device)}
+        return {"fraction": self._number(self.fraction, torch.float64)}
 
     @torch.no_grad()
     def _rewire(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

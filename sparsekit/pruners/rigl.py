@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsekit.gradients import dense_gradients
-from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.rewiring import Rewiring
 
 
@@ -57,6 +55,5 @@ class RigL(Rewiring):
         return {"loss": found["loss"], **self._rewire({name: found[f"dz {name}"].abs() for name in self.layers})}
 
     def _dense_pass(self, drawn: list[Any]) -> dict[str, Tensor]:
-        _, dz = dense_gradients(self.model, self._evaluate, drawn[0])
-        self.cost.count_pass(batch_size(drawn[0]))
+        dz = self._dense_gradients(drawn[0])
         return {"loss": self._loss_value, **{f"dz {name}": value for name, value in dz.items()}}

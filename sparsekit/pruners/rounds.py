@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds: the state machine of IMP, OMP and one-shot magnitude pruning, as a sequence of phases.
+"""Rounds: the state machine of all pruners but BiP, SpODE, Gradual and Iterative, as a sequence of phases.
 
 A phase opens, then trains. Opening is
 
@@ -27,9 +27,9 @@ from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.patterns import Key
 from sparsekit.projection import Projection
 from sparsekit.pruners.base import BasePruner
-from sparsekit.pruners.checks import check_keys, checked_count
+from sparsekit.pruners.checks import check_full, check_keys, checked_count
 from sparsekit.pruners.learning_rate import LearningRate, curve_text
-from sparsekit.pruners.metrics import Metrics
+from sparsekit.pruners.metrics import Metrics, warn_of_collapse
 from sparsekit.pruners.optimizer_state import (
     OptimizerFactory,
     fresh_optimizer,
@@ -44,7 +44,8 @@ from sparsekit.pruners.states import captured, checked_state, restore
 
 class RoundPruner(BasePruner):
     """The machine; IMP, OMP, OneShotMagnitude, RandomPruning and the criteria give it their phases, GMP, DPF, WoodFisher
-    one with a ramp, STR and Powerprop one on other leaves, and the pruners of ``learned`` one in which they learn.
+    one with a ramp, RigL and SET one with rewirings, STR and Powerprop one on other leaves, and the pruners of ``learned``
+    one in which they learn.
 
     waits: does the first phase open in the first step, with batches of it, and not when the pruner is made?
 
@@ -91,12 +92,10 @@ class RoundPruner(BasePruner):
         if self.done:
             # No step will follow whose metrics could tell.
             Metrics({}, self._problems).read()
-            self._warn_of_collapse()
+            warn_of_collapse(self.name, self.layers)
 
     def _check_masks(self) -> None:
-        if (before := self.masks).count() != before.numel:
-            expected = "full masks (make the pruner before loading a saved state)"
-            raise ValueError(f"{self.name}: model: expected {expected}, got sparsity {before.sparsity:.4f}")
+        check_full(self.name, self.masks)
 
     @property
     def steps(self) -> int:
@@ -150,9 +149,9 @@ class RoundPruner(BasePruner):
         assert self._optimizer is not None
         return {"loss": self._train_step(self._optimizer, drawn[0])}
 
-    def _number(self, value: int) -> Tensor:
-        device = next(iter(self.layers.values())).weight.device
-        return torch.full((), value, dtype=torch.int64, device=device)
+    def _number(self, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
+        """A metric that the host knows, on the model's device."""
+        return torch.full((), value, dtype=dtype, device=next(iter(self.layers.values())).weight.device)
 
     def _open(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         """Begin a phase: prune, rewind, fresh optimizer. Returns how many mask entries moved, if it prunes."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.allocation import Budget, Shapes
-from sparsekit.gradients import Loss, curvature_at, dense_gradients, gradients_at
+from sparsekit.gradients import Loss, curvature_at, gradients_at
 from sparsekit.mask import Mask
 from sparsekit.nn import set_masks
 from sparsekit.ops import shards, unpack_mask
@@ -211,9 +211,8 @@ class CriterionPruning(RoundPruner):
 
     def _gradients(self, weights: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
         if any(map(shards.is_spread, weights.values())):
-            _, dz = dense_gradients(self.model, self._evaluate, batch)
-        else:  # this way frozen weights have gradients too
-            _, dz = gradients_at(self.model, self._evaluate, batch, weights)
+            return self._dense_gradients(batch)
+        _, dz = gradients_at(self.model, self._evaluate, batch, weights)  # frozen weights have gradients too
         self.cost.count_pass(batch_size(batch))
         return dz
 

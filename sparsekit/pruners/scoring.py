@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.criteria import gate_gradient
+from sparsekit.modes import kept_modes
 from sparsekit.nn import frozen_batchnorm
 from sparsekit.ops import shards
 from sparsekit.pruners.checks import checked_count
@@ -147,20 +148,15 @@ def scoring_mode(model: nn.Module, batchnorm: str) -> Iterator[None]:
 
     Random numbers that are drawn nevertheless are given back.
     """
-    modes = {module: module.training for module in model.modules()}
     devices = list({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            model.eval()
-            if batchnorm == "train":
-                for module in modes:
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        module.train()
-            with frozen_batchnorm(model):
-                yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with kept_modes(model), torch.random.fork_rng(devices=devices):
+        model.eval()
+        if batchnorm == "train":
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train()
+        with frozen_batchnorm(model):
+            yield
 
 
 @criterion("magnitude", batches=0)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.gradients import Loss, dense_gradients, gradients_at
+from sparsekit.gradients import Loss, gradients_at
 from sparsekit.nn import recalibrate_batchnorm
 from sparsekit.nn.batchnorm import has_batchnorm
 from sparsekit.projection import Projection
@@ -167,8 +167,7 @@ class SpODE(BasePruner):
         return found["loss"], e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
 
     def _dense_pass(self, drawn: list[Any]) -> dict[str, Tensor]:
-        _, dz = dense_gradients(self.model, self._evaluate, drawn[0])
-        self.cost.count_pass(batch_size(drawn[0]))
+        dz = self._dense_gradients(drawn[0])
         return {"loss": self._loss_value, **{f"dz {name}": value for name, value in dz.items()}}
 
     def _effective(self, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> dict[str, Tensor]:

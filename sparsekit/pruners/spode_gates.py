@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsekit.gradients import Loss
 from sparsekit.mask import Masks
+from sparsekit.modes import kept_modes
+from sparsekit.nn.batchnorm import batchnorms
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import replicas
 from sparsekit.projection import Projection
@@ -46,22 +47,18 @@ def fold(layers: Mapping[str, MaskedLayer], gates: Mapping[str, Tensor], project
 @torch.no_grad()
 def one_batch(model: nn.Module, batch: object, loss: Loss, reset: bool) -> None:
     """One pass moves the BatchNorm statistics with their own momentum, from where they are or from zero and one."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    modes = {module: module.training for module in model.modules()}
+    norms = batchnorms(model)
     before = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
     try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            if reset:
-                norm.reset_running_stats()
-        with replicas.quiet_buffers(model):
+        with kept_modes(model), replicas.quiet_buffers(model):
+            model.eval()
+            for norm in norms:
+                norm.train()
+                if reset:
+                    norm.reset_running_stats()
             loss(model, batch)
     except BaseException:
         for norm, values in zip(norms, before, strict=True):
             for name, value in norm.named_buffers():
                 value.copy_(values[name])
         raise
-    finally:
-        for module, training in modes.items():
-            module.training = training

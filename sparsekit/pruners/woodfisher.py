@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit import fisher, ops
-from sparsekit.gradients import Loss, dense_gradients
+from sparsekit.gradients import Loss
 from sparsekit.nn import frozen_batchnorm
 from sparsekit.projection import Projection
 from sparsekit.pruners.checks import check_plain, checked_count, checked_number
-from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.learning_rate import Curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.ramp import Ramp, RampPruner, as_ramp
@@ -140,8 +139,7 @@ class WoodFisher(RampPruner):
 
     def _gradient(self, drawn: list[Any]) -> dict[str, Tensor]:
         with frozen_batchnorm(self.model):
-            _, dense = dense_gradients(self.model, self._evaluate, drawn[0])
-        self.cost.count_pass(batch_size(drawn[0]))
+            dense = self._dense_gradients(drawn[0])
         return {name: ops.mask_weight(g, self.layers[name].mask_words) for name, g in dense.items()}
 
     def _saliencies(self, diagonals: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,16 @@ from __future__ import annotations
 import html.parser
 
 
+def stands_alone(text: str) -> bool:
+    """Is it whole, without scripts, and does it lead nowhere but into itself?"""
+    page = Page(text)
+    assert not page.open and len(set(page.ids)) == len(page.ids)
+    assert not page.tags & {"script", "link", "img", "iframe", "object"}
+    assert all(address.startswith("#") for address in page.addresses)
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    return "url(http" not in text and "@import" not in text and "prefers-color-scheme: dark" in text
+
+
 class Page(html.parser.HTMLParser):
     """Collects tags, ids and addresses, and checks that every element is closed."""
 

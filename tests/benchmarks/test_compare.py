@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import equal
 from torch import Tensor
 
 import sparsekit as sk
@@ -57,10 +58,6 @@ def config(method: str, sparsity: float = SPARSITY, seed: int = 0, **changes: An
 
 def copied(state: Any) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # Identity

@@ -10,7 +10,7 @@ import pytest
 from comparison_rows import CONFIG, ENVIRONMENT, comparison
 
 from sparsekit.benchmarks.readme import DOCUMENTS, EMPTY, RESULTS, TABLES, fill, kernel_table, main, topk_table
-from sparsekit.benchmarks.rows import append_row, read_rows
+from sparsekit.benchmarks.rows import append_row, read_rows, rows_so_far
 
 TEXT = """# x
 
@@ -162,4 +162,4 @@ def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_committed_tables_are_fresh(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    assert fill(text, read_rows(RESULTS) if RESULTS.exists() else []) == text
+    assert fill(text, rows_so_far(RESULTS)) == text

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +20,12 @@ import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("PIL")
-typer_testing = pytest.importorskip("typer.testing")
 pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+from command_line import run  # noqa: E402
 from generated_images import write_imagenet, write_tiny_imagenet  # noqa: E402
 
-from sparsekit import cli, config_cli, sparsify  # noqa: E402
+from sparsekit import config_cli, sparsify  # noqa: E402
 from sparsekit.allocation import Global  # noqa: E402
 from sparsekit.benchmarks import streaming, training  # noqa: E402
 from sparsekit.benchmarks.builders import Start  # noqa: E402
@@ -54,20 +53,6 @@ CLASSES = {"cifar10-full": 10, "cifar100-full": 100, "tiny-imagenet": 200, "tiny
 SAID = {"method", "sparsity", "data", "network", "epochs", "batch_size", "lr", "curve", "weight_decay", "momentum"}
 SAID |= {"nesterov", "dense_epochs", "dense_curve"}
 SETTINGS = config_cli._settings(list(inspect.signature(prune, eval_str=True).parameters.values()))
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(*arguments: object) -> Any:
-    result = typer_testing.CliRunner().invoke(cli.app, [str(word) for word in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from states import equal, snapshot
 from torch import nn
 
 from sparsekit.nn import frozen_batchnorm, recalibrate_batchnorm, sparsify
@@ -22,14 +23,6 @@ def make_model():
 def make_batches(count, size=16):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(size, 2, 4, 4, generator=generator) + 0.5 * i for i in range(count)]
-
-
-def snapshot(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def statistics(model, name):

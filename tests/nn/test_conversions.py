@@ -9,17 +9,12 @@ from functools import partial
 
 import pytest
 import torch
+from random_masks import remask_
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 import sparsekit as sk
-
-
-def remask_(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    masks = {n: torch.rand(m.shape, generator=generator) < 0.5 for n, m in sk.masks(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(m) for n, m in masks.items()})
 
 
 def build() -> nn.Module:

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from random_masks import remask_
 from torch import Tensor, nn
 
 import sparsekit as sk
@@ -26,12 +27,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.conv(x).relu().flatten(1))
-
-
-def remask_(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    masks = {n: torch.rand(m.shape, generator=generator) < 0.5 for n, m in sk.masks(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(m) for n, m in masks.items()})
 
 
 @pytest.fixture

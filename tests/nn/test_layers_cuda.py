@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from random_masks import remask_
 from torch import Tensor, nn
 
 import sparsekit as sk
@@ -22,12 +23,6 @@ def build() -> nn.Module:
     sk.sparsify(model)
     remask_(model, 0)
     return model.to(DEVICE)
-
-
-def remask_(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    masks = {n: torch.rand(m.shape, generator=generator) < 0.5 for n, m in sk.masks(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(m) for n, m in masks.items()})
 
 
 def plain_output(model: nn.Module, x: Tensor) -> Tensor:

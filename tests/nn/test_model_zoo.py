@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+from random_masks import poison_, remask_
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformer
@@ -91,17 +92,8 @@ def sparse(name: str) -> nn.Module:
     report = sk.sparsify(model)
     assert len(report.masked) >= least
     assert bypassed <= set(report.skipped), report
-    generator = torch.Generator().manual_seed(1)
-    masks = {n: torch.rand(m.weight.shape, generator=generator) < 0.6 for n, m in sk.masked_layers(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(mask) for n, mask in masks.items()})
+    remask_(model, 1, kept=0.6)
     return model
-
-
-@torch.no_grad()
-def poison_(model: nn.Module, value: float) -> None:
-    """Overwrite every pruned entry."""
-    for layer in sk.masked_layers(model).values():
-        layer.weight.masked_fill_(~layer.mask.dense(), value)
 
 
 def run(model: nn.Module, training: bool) -> Tensor:

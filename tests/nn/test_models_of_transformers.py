@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_masks import poison_, remask_
 from torch import Tensor, nn
 
 import sparsekit as sk
@@ -58,12 +59,6 @@ MODELS: dict[str, tuple[Any, dict[str, Tensor], int, dict[str, str]]] = {
 POISONS = [1e30, torch.inf, torch.nan]
 
 
-def remask_(model: nn.Module, seed: int = 1) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    masks = {n: torch.rand(m.shape, generator=generator) < 0.6 for n, m in sk.masks(model).items()}
-    sk.set_masks(model, {n: sk.Mask.from_dense(mask) for n, mask in masks.items()})
-
-
 @pytest.fixture(scope="module", params=list(MODELS))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -79,14 +74,8 @@ def sparse(name: str) -> nn.Module:
     assert all(word in report.skipped[layer] for layer, word in skipped.items()), report
     text = sk.summary(model)
     assert all(f"not masked {layer}: {report.skipped[layer]}" in text for layer in skipped)
-    remask_(model)
+    remask_(model, 1, kept=0.6)
     return model
-
-
-@torch.no_grad()
-def poison_(model: nn.Module, value: float) -> None:
-    for layer in sk.masked_layers(model).values():
-        layer.weight.masked_fill_(~layer.mask.dense(), value)
 
 
 def run(model: nn.Module, name: str, training: bool) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import math
 
 import pytest
 import torch
+from states import equal, snapshot, unmasked
 from torch import nn
 from torch.nn import functional as F
 
@@ -53,18 +54,6 @@ def sgd(parameters):
 
 def adam(parameters):
     return torch.optim.AdamW(parameters, 0.01)
-
-
-def snapshot(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def unmasked(state):
-    return {name: value for name, value in state.items() if not name.endswith("mask_words")}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Spy:

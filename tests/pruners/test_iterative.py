@@ -12,30 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from two_layers import N, batches, build, loss
 
 import sparsekit as sk
-
-N = 7 * 9 + 9 * 4
-
-
-def build(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)).double()
-    sk.sparsify(model)
-    return model
-
-
-def loss(model: nn.Module, batch: Any) -> Tensor:
-    return (model(batch[0]) - batch[1]).square().sum(1).mean()
-
-
-def batches() -> Iterator[Any]:
-    generator = torch.Generator().manual_seed(3)
-    while True:
-        yield (
-            torch.randn(8, 7, generator=generator, dtype=torch.float64),
-            torch.randn(8, 4, generator=generator, dtype=torch.float64),
-        )
 
 
 def sgd(lr: float) -> Any:

@@ -8,6 +8,7 @@ import itertools
 
 import pytest
 import torch
+from states import equal, snapshot, unmasked
 from torch import nn
 from torch.nn import functional as F
 
@@ -44,18 +45,6 @@ def loss(model, batch):
 
 def sgd(parameters):
     return torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-3)
-
-
-def snapshot(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def unmasked(state):
-    return {name: value for name, value in state.items() if not name.endswith("mask_words")}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def magnitude_masks(model, sparsity=SPARSITY):

@@ -11,39 +11,11 @@ import pytest
 import torch
 from replay import Recorder
 from torch import Tensor, nn
+from two_layers import N, batches, build, loss, sgd
 
 import sparsekit as sk
 from sparsekit.pruners.base import BasePruner
 from sparsekit.pruners.ramp import as_ramp
-
-Batch = tuple[Tensor, Tensor]
-
-
-def build(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)).double()
-    sk.sparsify(model)
-    return model
-
-
-N = 7 * 9 + 9 * 4
-
-
-def loss(model: nn.Module, batch: Batch) -> Tensor:
-    return (model(batch[0]) - batch[1]).square().sum(1).mean()
-
-
-def batches() -> Iterator[Batch]:
-    generator = torch.Generator().manual_seed(3)
-    while True:
-        yield (
-            torch.randn(8, 7, generator=generator, dtype=torch.float64),
-            torch.randn(8, 4, generator=generator, dtype=torch.float64),
-        )
-
-
-def sgd(parameters: Any) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
 def largest(scores: list[Tensor], kept: int) -> list[Tensor]:

@@ -369,7 +369,7 @@ def test_a_state_without_its_weights_is_noticed(make: Callable[..., Any]) -> Non
 def test_frozen_weights_are_refused(make: Callable[..., Any]) -> None:
     model = build()
     model[3].weight.requires_grad_(False)
-    with pytest.raises(ValueError, match="model: expected masked weights that require grad, got `3` frozen"):
+    with pytest.raises(ValueError, match="model: expected masked weights that require grad, got '3' frozen"):
         make(model)
 
 

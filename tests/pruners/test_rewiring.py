@@ -13,36 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from two_layers import batches, build, loss, sgd
 
 import sparsekit as sk
 from sparsekit.pruners.rewiring import drop_fraction
 
-Batch = tuple[Tensor, Tensor]
 KINDS = pytest.mark.parametrize("kind", [sk.RigL, sk.SET])
-
-
-def build(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)).double()
-    sk.sparsify(model)
-    return model
-
-
-def loss(model: nn.Module, batch: Batch) -> Tensor:
-    return (model(batch[0]) - batch[1]).square().sum(1).mean()
-
-
-def batches() -> Iterator[Batch]:
-    generator = torch.Generator().manual_seed(3)
-    while True:
-        yield (
-            torch.randn(8, 7, generator=generator, dtype=torch.float64),
-            torch.randn(8, 4, generator=generator, dtype=torch.float64),
-        )
-
-
-def sgd(parameters: Any) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
 def best(scores: Tensor, count: int) -> Tensor:
