@@ -275,6 +275,11 @@ def test_criteria_score_whole_units_and_take_nothing_back(units: str) -> None:
             assert bool(masks["d"].dense().all())
 
 
+def test_rounds_begin_at_the_density_of_units() -> None:
+    pruner: Any = made("SNIP")[2]
+    assert pruner._ladder(0.5)[0][0] == pytest.approx(1 - 0.5**0.5, abs=1e-9)
+
+
 def test_units_that_are_left_are_counted_by_group() -> None:
     model = Layers()
     layers = sk.masked_layers(model)
