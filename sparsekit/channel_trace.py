@@ -49,7 +49,9 @@ def trace(function: str, plain: nn.Module, inputs: Sequence[Tensor]) -> tuple[An
         ValueError: Torch-Pruning is missing, or cannot trace the network.
     """
     package = torch_pruning(function)
-    plain.requires_grad_(True)
+    # Of other memory formats autograd shows how bytes move, and not what is done to channels.
+    plain.requires_grad_(True).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    inputs = [x.contiguous() for x in inputs]
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

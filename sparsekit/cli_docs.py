@@ -45,7 +45,9 @@ JSON = {
     "inspect": "`schema`, `kind`, `path`, `ok`, `problems`, `checkpoint` (null without one), `rows`",
     "diff": "`schema`, `kind`, `a`, `b`, `identical_masks`, `masks`, `runs` (each null where there are none)",
     "ablate": "`schema`, `kind`, `run`, `variants`, `answers`, `rows`",
-    "export": "`schema`, `kind`, `path`, `format`, `file_bytes`, `difference`, `batches`",
+    # The names without marks are not always there.
+    "export": "`schema`, `kind`, `path`, `format`, `file_bytes`, `difference`, `batches`; of compact also layers, parameters, "
+    "flops, silenced",
 }
 
 TAIL = """\

@@ -55,11 +55,17 @@ def compact(
         raise TypeError(f"compact: model: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(silence_batchnorm, bool):
         raise TypeError(f"compact: silence_batchnorm: expected a bool, got {type(silence_batchnorm).__name__}")
-    inputs = example_tensors("compact", example_inputs, least=2)
-    plain = plain_copy(replicas.plain_network("compact", model))
-    tried("compact", plain, inputs)
-    silenced = silence_batchnorm_(plain, inputs) if silence_batchnorm else {}
-    done = operate("compact", plain, inputs)
+    return compacted("compact", model, example_tensors("compact", example_inputs, least=2), silence_batchnorm)
+
+
+def compacted(
+    function: str, model: nn.Module, inputs: Sequence[Tensor], silence: bool
+) -> tuple[nn.Module, CompactReport]:
+    """``compact`` of arguments that are of the right kind; errors are those of ``function``."""
+    plain = plain_copy(replicas.plain_network(function, model))
+    tried(function, plain, inputs)
+    silenced = silence_batchnorm_(plain, inputs) if silence else {}
+    done = operate(function, plain, inputs)
     layers = _layer_cuts(plain, done)
     parameters, flops = (
         (_parameters(plain), _parameters(done.small)),
@@ -69,8 +75,8 @@ def compact(
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy with plain layers, zeros where the masks are zero."""
-    plain = copy.deepcopy(model)
+    """A copy with plain layers, zeros where the masks are zero, and nothing compiled in it."""
+    plain = replicas.uncompiled(copy.deepcopy(model))
     return finalize(plain) if masked_layers(plain) else plain
 
 

@@ -7,13 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sparsekit import ops
 from sparsekit.mask import Mask
+from sparsekit.ops import replicas
 from sparsekit.patterns import Filter, Key, Pattern, Units
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class CoupledFilters(Pattern):
         (units, weights per unit) as shape. So "uniform" keeps kept_count(units, sparsity) of each group, "global"
         kept_count(all units, sparsity) of all. Filters that are in no unit, as those of the classifier, are always kept
         and do not count. layers: the shapes of all masked layers of the model.
+
+    Layers have the names of the plain network. Those that ``torch.compile`` gives them, around it all or a part, are known.
     """
 
     groups: tuple[FilterGroup, ...]
@@ -76,8 +82,9 @@ class CoupledFilters(Pattern):
 
     def group_shapes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """What an allocation sees: group name -> (units, weights per unit). ValueError if the layers are others."""
-        self._check(shapes)
-        return {group.name: (len(group), group.weights(shapes)) for group in self.groups}
+        own = _by_plain_name(shapes)
+        self._check(own)
+        return {group.name: (len(group), group.weights(own)) for group in self.groups}
 
     def group_scores(self, scores: Mapping[str, Tensor], key: Key) -> list[Tensor]:
         """One score per unit of each group, to be ranked by value.
@@ -85,7 +92,8 @@ class CoupledFilters(Pattern):
         Args:
             scores: layer name -> floats of the weight's shape; plain tensors.
         """
-        of_filters = {n: ops.group_scores(s, "filter", p=2.0, key=key).double() for n, s in scores.items()}
+        plain = _by_plain_name(scores)
+        of_filters = {n: ops.group_scores(s, "filter", p=2.0, key=key).double() for n, s in plain.items()}
         result = []
         for group in self.groups:
             total = torch.zeros(len(group), dtype=torch.float64, device=next(iter(of_filters.values())).device)
@@ -109,10 +117,10 @@ class CoupledFilters(Pattern):
 
     def kept_units(self, filters: Mapping[str, Tensor]) -> list[Tensor]:
         """Bool per unit of each group: is any of its filters kept? filters: layer name -> bool per filter."""
-        found = []
+        found, plain = [], _by_plain_name(filters)
         for group in self.groups:
-            device = next(iter(filters.values())).device
-            parts = [filters[layer][places].any(1) for layer, places in group.places(device).items()]
+            device = next(iter(plain.values())).device
+            parts = [plain[layer][places].any(1) for layer, places in group.places(device).items()]
             found.append(torch.stack(parts).any(0))
         return found
 
@@ -120,9 +128,10 @@ class CoupledFilters(Pattern):
         """The values of units, one vector for each group, at their filters: a vector by layer; ``fill`` at the others."""
         like = values[0] if values else torch.empty(0, dtype=torch.bool)
         filters = {n: torch.full(s.shape[:1], fill, dtype=like.dtype, device=s.device) for n, s in scores.items()}
+        plain = _by_plain_name(filters)
         for group, units in zip(self.groups, values, strict=True):
             for layer, places in group.places(units.device).items():
-                filters[layer][places] = units[:, None].expand(places.shape)
+                plain[layer][places] = units[:, None].expand(places.shape)
         return filters
 
     def _check(self, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -131,3 +140,7 @@ class CoupledFilters(Pattern):
             wrong = next(name for name in {**own, **given} if own.get(name) != given.get(name))
             expected = "the layers of the model that coupled_filters was called with"
             raise ValueError(f"CoupledFilters: scores: expected {expected}, got a difference in {wrong!r}")
+
+
+def _by_plain_name(values: Mapping[str, T]) -> dict[str, T]:
+    return {replicas.plain_name(name): value for name, value in values.items()}

@@ -45,7 +45,8 @@ def coupled_filters(model: nn.Module, example_inputs: Tensor | Sequence[Tensor])
         raise TypeError(f"coupled_filters: model: expected a torch.nn.Module, got {type(model).__name__}")
     inputs = example_tensors("coupled_filters", example_inputs, least=2)
     network = replicas.plain_network("coupled_filters", model)
-    layers = {name: tuple(layer.weight.shape) for name, layer in masked_layers(network).items()}
+    masked = masked_layers(network).items()
+    layers = {replicas.plain_name(name): tuple(layer.weight.shape) for name, layer in masked}
     if not layers:
         raise ValueError("coupled_filters: model: expected masked layers, got none; call sparsify first")
     plain = plain_copy(network)

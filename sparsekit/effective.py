@@ -50,7 +50,7 @@ def effective_masks(model: nn.Module, example_inputs: Tensor | Sequence[Any] | M
         raise ValueError("effective_masks: model: expected masked layers, got none; call sparsify first")
     if any(shards.is_spread(mask.words) for mask in kept.values()):
         raise ValueError("effective_masks: model: expected plain weights, got DTensors; gather them first")
-    network = _network_of_ones(replicas.unwrapped(model), kept)
+    network = _network_of_ones(model, kept)
     # Fast algorithms for convolutions, which float64 on a CPU does without, give small numbers in place of zeros.
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         with ReachMode():
@@ -60,7 +60,7 @@ def effective_masks(model: nn.Module, example_inputs: Tensor | Sequence[Any] | M
             torch.autograd.backward([x.sum() for x in leaves])
     found = {}
     for name, mask in kept.items():
-        weight = network.get_submodule(name).weight
+        weight = network.get_submodule(replicas.plain_name(name)).weight
         assert isinstance(weight, Tensor)
         reached = torch.zeros(mask.shape, dtype=torch.bool) if weight.grad is None else weight.grad.ne(0)
         found[name] = mask & Mask.from_dense(reached.to(mask.words.device).contiguous())
@@ -84,11 +84,12 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 @torch.no_grad()
 def _network_of_ones(model: nn.Module, kept: Mapping[str, Mask]) -> nn.Module:
     """A plain copy in float64 and eval mode: masks as weights, ones for other matrices, zeros for vectors."""
-    network = finalize(copy.deepcopy(model)).double().eval().requires_grad_(False)
+    plain = replicas.uncompiled(copy.deepcopy(replicas.bare(model)))
+    network = finalize(plain).double().eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.fill_(float(parameter.ndim >= 2))
     for name, mask in kept.items():
-        weight = network.get_submodule(name).weight
+        weight = network.get_submodule(replicas.plain_name(name)).weight
         assert isinstance(weight, Tensor)
         weight.copy_(mask.dense())
         weight.requires_grad_(True)

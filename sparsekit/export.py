@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruned models for elsewhere: dense safetensors, a torch.export program, ONNX, a folder for a model hub. Each is proven."""
+"""Pruned models for elsewhere: dense safetensors, a program, ONNX, a folder for a hub, a smaller model. Each is proven."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from sparsekit.io import unshared
+from sparsekit.compact import compacted
+from sparsekit.compact_file import SIDECAR, load_compact, save_compact
+from sparsekit.compact_report import CompactReport
+from sparsekit.export_proof import TOLERANCE, batches_of, checked_inputs, largest_difference, try_out
+from sparsekit.io import FILE, unshared
 from sparsekit.model_card import config_text, model_card
 from sparsekit.nn import dense_state_dict, finalize, masked_layers
 from sparsekit.ops import replicas
 from sparsekit.ops.masks import choose
 from sparsekit.tensor_file import replace_file, replace_text
 
-FORMATS = ("safetensors", "torch-export", "onnx", "hub")
+FORMATS = ("safetensors", "torch-export", "onnx", "hub", "compact")
+_FOLDERS = ("hub", "compact")
 _SUFFIXES = {".safetensors": "safetensors", ".pt2": "torch-export", ".onnx": "onnx"}
-# Largest difference from the eager model, as a part of its largest output (at least 1); sums in another order differ.
-TOLERANCE = {"torch-export": 1e-5, "onnx": 1e-4}
 _PROTOBUF_BYTES = 2**31 - 2**20
 
 
@@ -37,7 +40,7 @@ class ExportReport:
     """What ``export`` wrote.
 
     file_bytes: of everything written. difference: largest absolute difference from the outputs of the eager model over
-    ``batches`` (sizes of the batches tried), None for formats that hold no program.
+    ``batches`` (sizes of the batches tried), None for formats that hold no program. compact: for "compact", what was removed.
     """
 
     path: str
@@ -45,6 +48,7 @@ class ExportReport:
     file_bytes: int
     difference: float | None
     batches: tuple[int, ...]
+    compact: CompactReport | None = None
 
 
 def export(
@@ -55,6 +59,7 @@ def export(
     example: Tensor | Sequence[Tensor] | None = None,
     config: Mapping[str, Any] | None = None,
     results: Mapping[str, float] | None = None,
+    silence_batchnorm: bool = False,
 ) -> ExportReport:
     """Write a pruned model as a plain one, zeros where the masks are zero, and prove that it gives the same.
 
@@ -62,16 +67,18 @@ def export(
 
     Args:
         model: sparsified or plain; exported in eval mode, on the CPU.
-        path: file, or for "hub" the folder, made if needed.
-        to: "safetensors" (loads strictly into the plain model), "torch-export" (a program, .pt2), "onnx" or "hub"
-            (config.json, model.safetensors, README.md); by default what the end of ``path`` says.
+        path: file, or for "hub" and "compact" the folder, made if needed.
+        to: "safetensors" (loads strictly into the plain model), "torch-export" (a program, .pt2), "onnx", "hub"
+            (config.json, model.safetensors, README.md) or "compact" (what ``compact`` leaves, for ``load_compact``); by
+            default what the end of ``path`` says.
         example: inputs of the model with at least two entries in dim 0, which stays free in the program; needed for
-            "torch-export" and "onnx".
+            "torch-export", "onnx" and "compact".
         config: for "hub", JSON values that describe the architecture. results: for "hub", name -> number for the card.
+        silence_batchnorm: for "compact", as of ``compact``; outputs are then compared with those of the silenced model.
 
     Raises:
-        ValueError: an unknown format, no or a wrong example, a package that is missing. TypeError: no Module, no path.
-        RuntimeError: the model cannot be exported, or what was exported gives other outputs.
+        ValueError: an unknown format, no or a wrong example, a package that is missing, a model without a trace.
+        TypeError: no Module, no path, no bool. RuntimeError: the model cannot be exported, or it gives other outputs then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"export: model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -79,10 +86,13 @@ def export(
         raise TypeError(f"export: path: expected a str or Path, got {type(path).__name__}")
     model = replicas.plain_network("export", model)
     target, form = Path(path), _format(Path(path), to)
-    inputs: tuple[Tensor, ...] = _inputs(example) if form in TOLERANCE else ()
+    _check_silence(silence_batchnorm, form)
+    inputs: tuple[Tensor, ...] = checked_inputs(example) if form in TOLERANCE else ()
     eager = copy.deepcopy(model).cpu().eval()
     if inputs:
-        _try(eager, inputs)
+        try_out(eager, inputs)
+    if form == "compact":
+        return _compact(eager, inputs, target, silence_batchnorm)
     plain = finalize(copy.deepcopy(eager)) if masked_layers(eager) else eager
     (target if form == "hub" else target.parent).mkdir(parents=True, exist_ok=True)
     if form == "hub":
@@ -92,84 +102,31 @@ def export(
         return ExportReport(str(target), form, target.stat().st_size, None, ())
     assert inputs
     write = {"torch-export": _program, "onnx": _onnx}[form]
-    batches = tuple(sorted({1, len(inputs[0]), len(inputs[0]) + 1}))
     difference = 0.0
 
     def proven(file: str) -> None:
         nonlocal difference
-        run = write(plain, inputs, file)
-        difference = max(_difference(eager, run, _resized(inputs, n), form) for n in batches)
+        difference = largest_difference(eager, write(plain, inputs, file), inputs, form)
 
     replace_file(target, proven)
-    return ExportReport(str(target), form, target.stat().st_size, difference, batches)
+    return ExportReport(str(target), form, target.stat().st_size, difference, batches_of(inputs))
 
 
 def _format(target: Path, to: str | None) -> str:
     form = _SUFFIXES.get(target.suffix, target.suffix) if to is None else to
     choose("export", "to", form, FORMATS)
-    if form != "hub" and target.is_dir():
+    if form not in _FOLDERS and target.is_dir():
         raise ValueError(f"export: path: expected a file for {form}, got the folder {str(target)!r}")
+    if form in _FOLDERS and target.exists() and not target.is_dir():
+        raise ValueError(f"export: path: expected a folder for {form}, got the file {str(target)!r}")
     return form
 
 
-def _inputs(example: Any) -> tuple[Tensor, ...]:
-    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
-    if not inputs or not all(isinstance(x, Tensor) and x.ndim and len(x) >= 2 for x in inputs):
-        raise ValueError(f"export: example: expected inputs with two or more entries in dim 0, got {_shapes(example)}")
-    if len({len(x) for x in inputs}) > 1:
-        raise ValueError(f"export: example: expected inputs of one length in dim 0, got {_shapes(inputs)}")
-    return tuple(x.detach().cpu() for x in inputs)
-
-
-def _shapes(example: Any) -> str:
-    if isinstance(example, Tensor):
-        return f"shape {tuple(example.shape)}"
-    if isinstance(example, (tuple, list)) and example and all(isinstance(x, Tensor) for x in example):
-        return "shapes " + ", ".join(str(tuple(x.shape)) for x in example)
-    return "none" if example is None else type(example).__name__
-
-
-def _resized(inputs: tuple[Tensor, ...], n: int) -> tuple[Tensor, ...]:
-    """The first n entries, beginning anew where there are fewer."""
-    return tuple(x[torch.arange(n) % len(x)] for x in inputs)
-
-
-def _try(eager: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """What is wrong with the example shows here, before anything is traced or written."""
-    try:
-        with torch.no_grad():
-            eager(*inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"export: example: expected inputs that the model takes, got {_shapes(inputs)}: {text}"
-        ) from error
-
-
-def _difference(eager: nn.Module, run: Callable[..., Any], inputs: tuple[Tensor, ...], form: str) -> float:
-    """Largest difference of the exported model's outputs from the eager ones. RuntimeError if it is too large."""
-    with torch.no_grad():
-        expected, got = _flat(eager(*inputs)), _flat(run(*inputs))
-    if [x.shape for x in expected] != [x.shape for x in got]:
-        shapes = [tuple(x.shape) for x in expected], [tuple(x.shape) for x in got]
-        raise RuntimeError(f"export: {form}: expected outputs of shapes {shapes[0]}, got {shapes[1]}")
-    worst = 0.0
-    for x, y in zip(expected, got, strict=True):
-        if not torch.equal(x.isfinite(), y.isfinite()):
-            raise RuntimeError(f"export: {form}: expected inf and NaN where the eager model has them, got others")
-        a, b = (torch.where(z.isfinite(), z.double(), 0.0) for z in (x, y))
-        gap, size = (float(z.abs().max()) if z.numel() else 0.0 for z in (a - b, a))
-        allowed = max(TOLERANCE[form], torch.finfo(x.dtype).eps * 8 if x.is_floating_point() else 0.0) * max(size, 1.0)
-        if gap > allowed:
-            expected_text = f"outputs within {allowed:.2g} of the eager model"
-            raise RuntimeError(f"export: {form}: expected {expected_text}, got a difference of {gap:.2g}")
-        worst = max(worst, gap)
-    return worst
-
-
-def _flat(output: Any) -> list[Tensor]:
-    """The tensors of an output, whatever holds them."""
-    return [x for x in tree_leaves(output) if isinstance(x, Tensor)]
+def _check_silence(silence: Any, form: str) -> None:
+    if not isinstance(silence, bool):
+        raise TypeError(f"export: silence_batchnorm: expected a bool, got {type(silence).__name__}")
+    if silence and form != "compact":
+        raise ValueError(f"export: silence_batchnorm: expected False for {form}, got True")
 
 
 def _tensors(plain: nn.Module, file: str | Path) -> None:
@@ -235,6 +192,19 @@ def _package(name: str) -> Any:
     except ModuleNotFoundError as error:
         need = f"expected the package {error.name} for ONNX (pip install 'torch-sparsekit[onnx]'), got none"
         raise ValueError(f"export: to: {need}") from None
+
+
+def _compact(eager: nn.Module, inputs: tuple[Tensor, ...], folder: Path, silence: bool) -> ExportReport:
+    """The smaller model, proven by what is read of it elsewhere before anything of it is at its place."""
+    small, report = compacted("export", eager, inputs, silence)
+    _state(small)
+    masked = report.models[0]
+    with TemporaryDirectory() as elsewhere:
+        run = load_compact(masked, save_compact(small, elsewhere))
+        difference = largest_difference(masked.eval(), run.eval(), inputs, "compact")
+    save_compact(small, folder)
+    total = sum((folder / name).stat().st_size for name in (FILE, SIDECAR))
+    return ExportReport(str(folder), "compact", total, difference, batches_of(inputs), report)
 
 
 def _hub(

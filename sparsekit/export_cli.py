@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,8 @@ from sparsekit.console import ERR, OUT, Json, print_json, reported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from sparsekit.export import ExportReport
 
 # (classes, channels, image size) of the data sets that need not lie there.
 SIZES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "imagenet": (1000, 3, 224)}
@@ -60,34 +61,18 @@ def export(
         model = _model(run.checkpoint, settings)
         if silence_batchnorm and to != "compact":
             raise ValueError(f"--silence-batchnorm: expected --to compact with it, got {to or 'none'}")
-        if to == "compact":
-            _compacted(model, out, _example(settings, input_shape), silence_batchnorm, as_json)
-            return
         try:
-            example = _example(settings, input_shape)
-            report = write(model, out, to, example=example, config=settings, results=_results(row))
+            options: dict[str, Any] = {
+                "config": settings,
+                "results": _results(row),
+                "silence_batchnorm": silence_batchnorm,
+            }
+            report = write(model, out, to, example=_example(settings, input_shape), **options)
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             ERR.print(f"failed: {lines[0] if lines else type(error).__name__}", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
     _show(report, as_json)
-
-
-def _compacted(model: nn.Module, out: Path, example: Tensor, silence: bool, as_json: bool) -> None:
-    from sparsekit.compact import compact
-    from sparsekit.compact_file import save_compact
-
-    small, report = compact(model, example, silence_batchnorm=silence)
-    save_compact(small, out)
-    if as_json:
-        print_json({"schema": 1, "kind": "export", "path": str(out), "format": "compact"} | report.to_dict())
-        return
-    OUT.print(report.table())
-    for name, (before, after) in (("parameters", report.parameters), ("FLOPs", report.flops)):
-        OUT.print(f"{name}: {before:,} -> {after:,} ({after / max(before, 1):.1%} stay)", highlight=False)
-    gap = f"largest difference {report.difference:.2g}"
-    OUT.print(f"checked: {gap}", highlight=False, soft_wrap=True)
-    OUT.print(f"wrote:   {out} (compact; sk.load_compact reads it)", highlight=False, soft_wrap=True)
 
 
 def _settings(
@@ -158,12 +143,19 @@ def _results(row: dict[str, Any] | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _show(report: Any, as_json: bool) -> None:
+def _show(report: ExportReport, as_json: bool) -> None:
+    small = report.compact
     if as_json:
-        print_json({"schema": 1, "kind": "export"} | asdict(report))
+        facts = {name: getattr(report, name) for name in ("path", "format", "file_bytes", "difference", "batches")}
+        print_json({"schema": 1, "kind": "export"} | (small.to_dict() if small else {}) | facts)
         return
+    if small:
+        OUT.print(small.table())
+        for name, (before, after) in (("parameters", small.parameters), ("FLOPs", small.flops)):
+            OUT.print(f"{name}: {before:,} -> {after:,} ({after / max(before, 1):.1%} stay)", highlight=False)
     if report.difference is not None:
         sizes = ", ".join(map(str, report.batches))
         text = f"largest difference from the eager model {report.difference:.2g}, batches of {sizes}"
         OUT.print(f"checked: {text}", highlight=False, soft_wrap=True)
-    OUT.print(f"wrote:   {report.path} ({report.format}, {report.file_bytes:,} bytes)", highlight=False, soft_wrap=True)
+    kind = f"{report.format}, {report.file_bytes:,} bytes{'; sk.load_compact reads it' if small else ''}"
+    OUT.print(f"wrote:   {report.path} ({kind})", highlight=False, soft_wrap=True)

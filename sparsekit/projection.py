@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +17,16 @@ from sparsekit.mask import Masks
 from sparsekit.ops import agreement, shards
 from sparsekit.ops.masks import KEYS, NAN_POLICIES, choose
 from sparsekit.patterns import NM, Filter, Key, Pattern, Unstructured, as_pattern
-from sparsekit.unit_masks import check_scores, check_warm, is_ours, masks_of_units, nm_masks, ranked_values, unit_scores
+from sparsekit.unit_masks import (
+    check_scores,
+    check_warm,
+    is_ours,
+    masks_of_units,
+    nm_masks,
+    ranked_values,
+    unit_counts,
+    unit_scores,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -82,15 +90,10 @@ class Projection:
         return self._budget(shapes, sparsity)
 
     def _budget(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Budget:
-        units = self._units(shapes)
+        units = unit_counts(self.pattern, shapes)
         if isinstance(self.pattern, CoupledFilters):
             shapes = self.pattern.group_shapes(shapes)
         return self.allocation(shapes, units, sparsity)
-
-    def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        if isinstance(self.pattern, CoupledFilters):
-            return {name: shape[0] for name, shape in self.pattern.group_shapes(shapes).items()}
-        return {name: prod(self.pattern.unit_shape(shape)) for name, shape in shapes.items()}
 
     @torch.no_grad()
     def __call__(
@@ -137,7 +140,7 @@ class Projection:
         choose("Projection", "key", key, KEYS)
         shapes = {name: tuple(s.shape) for name, s in scores.items()}
         if isinstance(self.pattern, NM):
-            self._units(shapes)
+            unit_counts(self.pattern, shapes)
             self._check_fixed(self.pattern, sparsity)
             return 0
         budget = self._budget(shapes, sparsity)
@@ -155,7 +158,7 @@ class Projection:
         try:
             budget = self._planned(scores, sparsity, key, warm)
             self._check_spread(scores, budget)
-            units = sum(self._units({name: tuple(s.shape) for name, s in scores.items()}).values())
+            units = sum(unit_counts(self.pattern, {name: tuple(s.shape) for name, s in scores.items()}).values())
         except Exception as error:  # whatever it is, the others have to learn of it
             problem = error
         facts = {"projection": self, "sparsity": sparsity, "key": key, "units": units}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from sparsekit.channel_rules import CONVOLUTIONS, NORMS
@@ -129,7 +130,7 @@ class Proof:
                 norms = {n: m for n, m in network.named_modules() if isinstance(m, NORMS)} if mode == "train" else {}
                 for norm in norms.values():
                     norm.train()
-                with torch.no_grad():
+                with torch.no_grad(), _own_batch(network):
                     leaves = tree_leaves(network(*given))
                 outputs = [x for x in leaves if isinstance(x, Tensor)]
                 found |= {f"{mode} {number} {i}:": x for i, x in enumerate(outputs)}
@@ -162,6 +163,25 @@ def _difference(expected: Tensor, found: Tensor) -> float:
     return gap
 
 
+class _Alone(nn.SyncBatchNorm):
+    """SyncBatchNorm that takes the statistics of its own process, which may be the only one that is here."""
+
+    forward = _BatchNorm.forward
+
+
+@contextmanager
+def _own_batch(model: nn.Module) -> Iterator[None]:
+    """Within it, no BatchNorm waits for other processes."""
+    waiting = [module for module in model.modules() if type(module) is nn.SyncBatchNorm]
+    try:
+        for module in waiting:
+            module.__class__ = _Alone
+        yield
+    finally:
+        for module in waiting:
+            module.__class__ = nn.SyncBatchNorm
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within it, BatchNorm uses the batch, moves nothing, and everything else is in eval mode."""
@@ -172,7 +192,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             for norm in norms:
                 norm.train()
                 norm.track_running_stats = False
-            yield
+            with _own_batch(model):
+                yield
         finally:
             for norm in norms:
                 norm.track_running_stats = True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -28,6 +29,48 @@ def groups_of(pattern: Pattern) -> Groups | None:
 def is_ours(pattern: Pattern) -> bool:
     """Is it a pattern of this package? One of someone else's making may fail on some processes and not on others."""
     return type(pattern) in (Unstructured, Filter, Channel, Block, NM, CoupledFilters)
+
+
+def unit_counts(pattern: Pattern, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Units by layer, or by group of coupled ones; shapes are those of the weights, by layer."""
+    if isinstance(pattern, CoupledFilters):
+        return {name: shape[0] for name, shape in pattern.group_shapes(shapes).items()}
+    return {name: prod(pattern.unit_shape(shape)) for name, shape in shapes.items()}
+
+
+def unit_sizes(pattern: Pattern, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Weights in one unit, by layer or by group of coupled ones."""
+    if isinstance(pattern, CoupledFilters):
+        return {name: shape[1] for name, shape in pattern.group_shapes(shapes).items()}
+    return {name: pattern.unit_size(shape) for name, shape in shapes.items()}
+
+
+def unit_sums(pattern: Pattern, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum over each unit, by layer or by group of coupled ones; float32 or wider.
+
+    Args:
+        values: layer name -> floats of the weight's shape; plain tensors.
+    """
+    if isinstance(pattern, CoupledFilters):
+        wide = torch.promote_types(next(iter(values.values())).dtype, torch.float32)
+        sums = pattern.group_scores(values, "value")
+        return {group.name: s.to(wide) for group, s in zip(pattern.groups, sums, strict=True)}
+    return {name: pattern.reduce_sum(x) for name, x in values.items()}
+
+
+def over_units(
+    pattern: Pattern, units: Mapping[str, Tensor], weights: Mapping[str, Tensor], fill: float = 1.0
+) -> dict[str, Tensor]:
+    """Each unit's value at all its weights, by layer; may be views.
+
+    Args:
+        units: by layer, or by group of coupled ones, as ``unit_sums`` gives them.
+        weights: layer name -> tensor whose shape and device count. fill: at weights that are in no unit.
+    """
+    if not isinstance(pattern, CoupledFilters):
+        return {name: pattern.expand(units[name], w.shape) for name, w in weights.items()}
+    filters = pattern.of_filters(list(units.values()), weights, fill)
+    return {n: filters[n].reshape(-1, *[1] * (w.ndim - 1)).expand(w.shape) for n, w in weights.items()}
 
 
 def unit_scores(pattern: Pattern, scores: Mapping[str, Tensor], key: Key) -> list[Tensor]:

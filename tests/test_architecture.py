@@ -21,7 +21,7 @@ FAMILIES = (
 # A file may import its own unit and the units of the lines above it; never one on its own line or below.
 FLOORS = [
     ["_C", "kernels", "nm", "allocation", "schedules", "criteria", "clocks", "loggers", "modes", "state_tree"],
-    ["random_state", "fisher", "probabilities", "reparametrisations", "channel_rules", "reach_mode"],
+    ["random_state", "fisher", "probabilities", "reparametrisations", "channel_rules", "export_proof", "reach_mode"],
     ["examples", "compact_report"],
     ["tensor_file", "channel_trace"],
     ["patterns", "channels"],

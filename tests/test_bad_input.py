@@ -268,7 +268,7 @@ for thing, arguments, error, text in (
         "SpODE",
         {"projection": sk.Projection("2:4")},
         V,
-        "projection: expected the pattern Unstructured, Filter or Channel",
+        "projection: expected the pattern Unstructured, Filter, Channel or CoupledFilters",
     ),
     ("SpODE", {"model": emptied("0")}, V, "model: expected masks that keep at least 21 units, got 18 kept"),
     ("SpODE", {"options": 3}, T, "options: expected SpODEOptions, got int"),
@@ -735,14 +735,14 @@ for thing, what, error, text, args in (
         "export",
         "an unknown end",
         V,
-        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        "export: to: expected one of safetensors, torch-export, onnx, hub, compact, got",
         (net(), "a.b"),
     ),
     (
         "export",
         "a format",
         V,
-        "export: to: expected one of safetensors, torch-export, onnx, hub, got",
+        "export: to: expected one of safetensors, torch-export, onnx, hub, compact, got",
         (net(), "a", "pb"),
     ),
     ("export", "a folder", V, "export: path: expected a file for onnx, got the folder", (net(), ".", "onnx")),
@@ -763,6 +763,12 @@ for what, got in (
     ("two lengths", [torch.ones(2, 4), torch.ones(3, 4)]),
 ):
     case("export", f"example: {what}", V, "export: example: expected inputs ", export_of, got)
+for what, error, text, options in (
+    ("no example", V, "example: expected inputs with two or more entries", {"to": "compact"}),
+    ("no bool", T, "silence_batchnorm: expected a bool, got int", {"to": "compact", "silence_batchnorm": 1}),
+    ("silent hub", V, "silence_batchnorm: expected False for hub, got True", {"to": "hub", "silence_batchnorm": True}),
+):
+    case("export", f"compact: {what}", error, f"export: {text}", partial(sk.export, net(), "never/small", **options))
 
 
 for kind in (sk.MaskedSGD, sk.MaskedAdamW):

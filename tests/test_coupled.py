@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.benchmarks.networks import build_network
 from sparsekit.coupled import CoupledFilters, FilterGroup
+from sparsekit.pruners.remaining import remaining_scores, remaining_units
 
 pytest.importorskip("torch_pruning")
 
@@ -186,6 +187,12 @@ def made(name: str, allocation: str = "uniform", pattern: bool = True) -> tuple[
         pruner = sk.IMP(
             model, loss, 0.5, optimizer=sgd, steps_per_round=1, rewind="none", options=options, projection=projection
         )
+    elif name == "SNIP":
+        pruner = sk.SNIP(model, loss, 0.5, optimizer=sgd, steps=1, rounds=2, projection=projection)
+    elif name == "SynFlow":
+        pruner = sk.SynFlow(model, loss, 0.5, optimizer=sgd, steps=1, rounds=3, projection=projection)
+    elif name == "GMP":
+        pruner = sk.GMP(model, loss, 0.5, optimizer=sgd, steps=4, every=2, projection=projection)
     elif name == "SpODE":
         pruner = sk.SpODE(model, loss, 0.5, steps=4, recalibrate=0, projection=projection)
     elif name == "OMP":
@@ -196,7 +203,7 @@ def made(name: str, allocation: str = "uniform", pattern: bool = True) -> tuple[
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
-@pytest.mark.parametrize("name", ["BiP", "IMP", "OMP", "OneShotMagnitude"])
+@pytest.mark.parametrize("name", ["BiP", "IMP", "OMP", "OneShotMagnitude", "SNIP", "SynFlow", "GMP", "SpODE"])
 def test_pruners_give_exact_counts_and_no_remainder(name: str, allocation: str) -> None:
     model, x, pruner = made(name, allocation)
     stream = batches()
@@ -234,6 +241,73 @@ def test_tickets_of_plain_patterns_are_cut_exactly(name: str) -> None:
         with torch.no_grad():
             torch.testing.assert_close(small(x), reference(x), rtol=1e-5, atol=1e-5)
         assert report.parameters[1] < report.parameters[0]
+
+
+class Layers(nn.Module):
+    """Layers of the shapes of SHAPES, of which two filters of one unit are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3), nn.Linear(5, 6)
+        self.c, self.d = nn.Conv2d(4, 4, 3, groups=4), nn.Linear(2, 3)
+        sk.sparsify(self)
+        dense = {name: mask.dense() for name, mask in sk.masks(self).items()}
+        dense["a"][2] = dense["b"][5] = False
+        sk.set_masks(self, {name: sk.Mask.from_dense(bits) for name, bits in dense.items()})
+
+
+@pytest.mark.parametrize("units", ["norm", "sum", "abs_sum"])
+def test_criteria_score_whole_units_and_take_nothing_back(units: str) -> None:
+    layers = sk.masked_layers(Layers())
+    for seed in range(8):
+        scores = drawn(seed)
+        ranked, key = remaining_scores(scores, layers, PATTERN, units)
+        entries: list[list[Tensor]] = [[] for _ in range(5)]
+        for (layer, row), unit in MEMBERS.items():
+            entries[unit].append(scores[layer][row].double().flatten())
+        sums = [float(torch.cat(e).norm() if units == "norm" else torch.cat(e).sum()) for e in entries]
+        worth = {u: abs(s) if units == "abs_sum" else s for u, s in enumerate(sums) if u != 1}
+        for kept in range(1, 5):
+            best = sorted(worth, key=lambda u: -worth[u])[:kept]
+            masks = sk.Projection(PATTERN, "global")(ranked, 1 - kept / 5, key).masks
+            for (layer, row), unit in MEMBERS.items():
+                assert bool(masks[layer].dense()[row].all()) == (unit in best), (seed, kept, layer, row)
+            assert bool(masks["d"].dense().all())
+
+
+def test_rounds_begin_at_the_density_of_units() -> None:
+    pruner: Any = made("SNIP")[2]
+    assert pruner._ladder(0.5)[0][0] == pytest.approx(1 - 0.5**0.5, abs=1e-9)
+
+
+def test_units_that_are_left_are_counted_by_group() -> None:
+    model = Layers()
+    layers = sk.masked_layers(model)
+    assert remaining_units("test", layers, PATTERN) == {"a": 1, "a+b": 1, "c": 2}
+    bits = sk.masks(model)["c"].dense()
+    bits[0] = False
+    sk.set_masks(model, {"c": sk.Mask.from_dense(bits)})
+    with pytest.raises(ValueError, match="test: model: expected masks of whole units of CoupledFilters.* in `c`"):
+        remaining_units("test", layers, PATTERN)
+
+
+@pytest.mark.filterwarnings("ignore::sparsekit.CollapseWarning")
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_pruning_goes_on_from_coupled_masks(allocation: str) -> None:
+    model, x, _ = made("IMP", allocation)
+    projection = sk.Projection(sk.coupled_filters(model, x), allocation)
+    before = sk.Masks({name: sk.Mask.full(mask.shape) for name, mask in sk.masks(model).items()})
+    sk.set_masks(model, before)
+    for sparsity in (0.25, 0.5, 0.75):
+        sk.OneShotMagnitude(model, loss, sparsity, projection=projection)
+        after = sk.masks(model)
+        assert after.count() < before.count() and all((after[name] & ~before[name]).count() == 0 for name in after)
+        before = after
+    first = projection.pattern.groups[0].name if allocation == "uniform" else "all layers"  # pyright: ignore
+    with pytest.raises(
+        ValueError, match=f"OneShotMagnitude: model: expected masks that keep at least .* units of {first}, got"
+    ):
+        sk.OneShotMagnitude(model, loss, 0.25, projection=projection)
 
 
 def test_bip_resumes_from_coupled_masks() -> None:

@@ -202,6 +202,93 @@ def test_too_large_for_one_file(model: nn.Module, tmp_path: Path, monkeypatch: p
         sk.export(model, tmp_path / "a.onnx", example=IMAGES[:2])
 
 
+# Compact
+
+
+def cut_in_half(width: int = 8) -> nn.Sequential:
+    """Half of the filters of two layers masked, one of them with a bias and a BatchNorm behind it; in train mode."""
+    torch.manual_seed(3)
+    layers = (nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 6, 1, bias=False), nn.ReLU())
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 10))
+    model(torch.randn(16, 3, 4, 4))
+    sk.sparsify(model, skip=["6"])
+    weights = {name: layer.weight.detach() for name, layer in sk.masked_layers(model).items()}
+    sk.set_masks(model, sk.Projection("filter", "uniform")(weights, 0.5).masks)
+    return model
+
+
+def full() -> nn.Sequential:
+    return sk.finalize(cut_in_half())  # pyright: ignore
+
+
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_smaller_model(tmp_path: Path, silence: bool) -> None:
+    pytest.importorskip("torch_pruning")
+    model = cut_in_half()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = sk.export(model, tmp_path / "sub" / "small", "compact", example=IMAGES[:2], silence_batchnorm=silence)
+    files = {path.name: path for path in (tmp_path / "sub" / "small").iterdir()}
+    assert set(files) == {"model.safetensors", "compact.json"} and report.format == "compact"
+    assert report.file_bytes == sum(path.stat().st_size for path in files.values())
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    small, cut = sk.compact(model, IMAGES[:2], silence_batchnorm=silence)
+    assert report.compact == cut and [layer.outputs.removed for layer in cut.layers] == [4 if silence else 1, 3, 0]
+    again = sk.load_compact(full, tmp_path / "sub" / "small")
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), small.state_dict().values(), strict=True))
+    if silence:
+        sk.silence_batchnorm_(model, IMAGES)
+    torch.testing.assert_close(outputs(again), outputs(model), rtol=1e-5, atol=1e-5)
+    assert report.batches == (1, 2, 3) and report.difference is not None and report.difference < 1e-5
+
+
+def test_a_smaller_model_that_gives_something_else_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch_pruning")
+    sk.export(cut_in_half(), tmp_path / "small", "compact", example=IMAGES[:2])
+    old = {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()}
+    real = module.load_compact
+
+    def damaged(*arguments: Any) -> nn.Module:
+        found = real(*arguments)
+        found[6].bias.data += 1e-2
+        return found
+
+    monkeypatch.setattr(module, "load_compact", damaged)
+    for place in ("small", "other"):
+        with pytest.raises(RuntimeError, match="export: compact: expected outputs within .* got a difference of 0.01"):
+            sk.export(cut_in_half(), tmp_path / place, "compact", example=IMAGES[:2], silence_batchnorm=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()} == old
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_errors_of_a_smaller_model_are_those_of_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_pruning")
+
+    class Detached(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).argmax(1)
+
+    with pytest.raises(
+        ValueError, match="export: model: expected a network that Torch-Pruning can trace, got Detached"
+    ):
+        sk.export(Detached(4, 4), tmp_path / "a" / "b", "compact", example=torch.randn(2, 4))
+    (tmp_path / "file").write_text("mine")
+    for form in ("compact", "hub"):
+        with pytest.raises(ValueError, match=f"export: path: expected a folder for {form}, got the file"):
+            sk.export(cut_in_half(), tmp_path / "file", form, example=IMAGES)
+
+    def gone(name: str, *rest: Any) -> Any:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(importlib, "import_module", gone)
+    with pytest.raises(
+        ValueError, match=r"export: expected the package torch_pruning \(pip install 'torch-sparsekit\[compact"
+    ):
+        sk.export(cut_in_half(), tmp_path / "a", "compact", example=IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # Hub
 
 

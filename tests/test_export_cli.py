@@ -98,7 +98,7 @@ def test_a_checkpoint_without_masks(folder: Path, tmp_path: Path) -> None:
         (["--network", "mlp"], "--classes: expected a number, as no recipe is recorded, got none"),
         (
             ["--network", "mlp", *SIZES, "--to", "pb"],
-            "export: to: expected one of safetensors, torch-export, onnx, hub",
+            "export: to: expected one of safetensors, torch-export, onnx, hub, compact",
         ),
         (["--network", "nothing", *SIZES], "build_network: name: expected one of mlp"),
         (["--network", "convnet", *SIZES], "load: path: expected the model's keys"),
@@ -149,5 +149,8 @@ def test_compact(tmp_path: Path) -> None:
     torch.testing.assert_close(small(x), model.eval()(x), rtol=1e-5, atol=1e-5)
     report = json.loads(run(*arguments, "--silence-batchnorm", "--json").stdout)
     assert report["format"] == "compact" and report["layers"][0]["outputs"]["removed"] == 16
+    keys = {"schema", "kind", "path", "format", "file_bytes", "difference", "batches"}
+    assert set(report) == keys | {"layers", "parameters", "flops", "silenced"} and report["batches"] == [1, 2, 3]
+    assert report["file_bytes"] == sum(path.stat().st_size for path in out.iterdir())
     refused = run(folder, tmp_path / "a.safetensors", "--silence-batchnorm", "--network", "convnet", *SIZES)
     assert refused.exit_code == 2 and "--silence-batchnorm: expected --to compact" in refused.output

@@ -63,7 +63,7 @@ def _pairs(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[Any,
     """BatchNorm's name -> it and the layer whose output it was handed."""
     made: dict[int, tuple[Tensor, nn.Module]] = {}
     found: dict[str, tuple[Any, Any]] = {}
-    names = {module: name for name, module in network.named_modules()}
+    names = {module: replicas.plain_name(name) for name, module in network.named_modules()}
 
     def ran(module: nn.Module, given: Any, output: Any) -> None:
         if isinstance(module, _PRODUCERS):
@@ -74,7 +74,8 @@ def _pairs(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[Any,
 
     hooks = [module.register_forward_hook(ran) for module in names]
     try:
-        tried("silence_batchnorm_", network, inputs)
+        with replicas.eager(network):
+            tried("silence_batchnorm_", network, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +45,27 @@ def bare(model: nn.Module) -> nn.Module:
     while isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
         network = inner
     return network
+
+
+def plain_name(name: str) -> str:
+    """The name that a module has without ``torch.compile``, around the network or around parts of it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network itself, in which every compiled part has been replaced, in place, by what was compiled."""
+    network = bare(network)
+    for module in list(network.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = bare(child)
+    return network
+
+
+def eager(network: nn.Module) -> AbstractContextManager[Any]:
+    """Within it, nothing of the network runs compiled, which would pass by hooks that came later."""
+    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in network.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def plain_network(function: str, model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from sparsekit.pruners.checks import checked_count
 from sparsekit.pruners.learning_rate import Curve, as_curve
 from sparsekit.pruners.optimizer_state import OptimizerFactory
 from sparsekit.pruners.phases import Phase
+from sparsekit.pruners.remaining import kept_units
 from sparsekit.pruners.rounds import RoundPruner
 
 
@@ -122,7 +123,8 @@ class OneShotMagnitude(RoundPruner):
     def _check_left(self) -> None:
         """Raise ValueError where more would have to be kept than is."""
         pattern, shapes = self.projection.pattern, {name: tuple(w.shape) for name, w in self.weights.items()}
-        kept = {n: int((pattern.reduce_sum(m.dense().float()) > 0).sum()) for n, m in self.masks.items()}
+        left = kept_units({name: mask.dense() for name, mask in self.masks.items()}, pattern)
+        kept = {name: int(units.sum()) for name, units in left.items()}
         budget = self.projection.budget(shapes, self.sparsity)
         if isinstance(budget, int):
             kept, budget = {"all layers": sum(kept.values())}, {"all layers": budget}

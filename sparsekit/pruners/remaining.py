@@ -9,10 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sparsekit.coupled import CoupledFilters
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import shards, unpack_mask
 from sparsekit.patterns import NM, Key, Pattern, Unstructured
 from sparsekit.projection import Projection
+from sparsekit.unit_masks import over_units, unit_sums
 
 # In float64: below every positive float32, yet its fifth power, as of a norm, is not zero.
 _LEAST = 1e-60
@@ -40,6 +42,8 @@ def remaining_scores(
     single = isinstance(pattern, Unstructured)
     if isinstance(pattern, NM) and units == "abs_sum":
         units = "norm"  # its units are single weights
+    if isinstance(pattern, CoupledFilters) and units == "abs_sum":
+        scores, units = _absolute_shares(scores, layers, pattern), "sum"
 
     def of_part(score: Tensor, words: Tensor) -> Tensor:
         kept = unpack_mask(words, score.shape)
@@ -63,17 +67,34 @@ def remaining_scores(
 
 
 def remaining_units(where: str, layers: Mapping[str, MaskedLayer], pattern: Pattern) -> dict[str, int]:
-    """Units of the pattern that each layer keeps.
+    """Units of the pattern that each layer keeps, or each group of coupled ones.
 
     Raises:
         ValueError: a mask that keeps parts of units, of which the rest would come back. It begins with ``where``.
     """
-    counts = {}
-    for name, layer in layers.items():
-        dense = layer.mask.dense()
-        units = dense if isinstance(pattern, Unstructured) else pattern.reduce_sum(dense.float()) > 0
-        whole = bool(dense.all()) if isinstance(pattern, NM) else torch.equal(pattern.expand(units, dense.shape), dense)
-        if not whole:
+    kept = kept_units({name: layer.mask.dense() for name, layer in layers.items()}, pattern, where)
+    return {name: int(units.count_nonzero()) for name, units in kept.items()}
+
+
+def kept_units(dense: Mapping[str, Tensor], pattern: Pattern, where: str = "") -> dict[str, Tensor]:
+    """Which units are kept, wholly or in part: bool of the units' shape, by layer or by group of coupled ones.
+
+    Args:
+        dense: masks as bool, by layer. where: if given, begins the ValueError for masks that keep parts of units.
+    """
+    units = {name: total > 0 for name, total in unit_sums(pattern, {n: d.float() for n, d in dense.items()}).items()}
+    for name, whole in over_units(pattern, units, dense, True).items() if where else ():
+        bits = dense[name]
+        if not (bool(bits.all()) if isinstance(pattern, NM) else torch.equal(whole, bits)):
             raise ValueError(f"{where}: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
-        counts[name] = int(units.count_nonzero())
-    return counts
+    return units
+
+
+def _absolute_shares(
+    scores: Mapping[str, Tensor], layers: Mapping[str, MaskedLayer], pattern: CoupledFilters
+) -> dict[str, Tensor]:
+    """Scores whose sums over coupled units are the absolute values of those of the given ones."""
+    kept = {name: layer.mask.dense() for name, layer in layers.items()}
+    sums = unit_sums(pattern, {n: torch.where(kept[n], s.double(), 0.0) for n, s in scores.items()})
+    sizes = unit_sums(pattern, {n: torch.ones_like(s, dtype=torch.float64) for n, s in scores.items()})
+    return over_units(pattern, {name: s.abs() / sizes[name] for name, s in sums.items()}, scores, 0.0)

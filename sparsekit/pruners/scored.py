@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from sparsekit.pruners.remaining import remaining_scores, remaining_units
 from sparsekit.pruners.rounds import RoundPruner
 from sparsekit.pruners.scoring import BATCHNORM, Criterion, Scoring, as_criterion, checked_scores, scoring_mode
 from sparsekit.pruners.states import checked_state, restore
+from sparsekit.unit_masks import unit_counts
 
 SCHEDULES = ("geometric", "linear")
 
@@ -146,7 +146,7 @@ class CriterionPruning(RoundPruner):
         return {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
 
     def _units(self) -> dict[str, int]:
-        return {name: math.prod(self.projection.pattern.unit_shape(shape)) for name, shape in self._shapes().items()}
+        return unit_counts(self.projection.pattern, self._shapes())
 
     def _prune(self, sparsity: float, drawn: list[Any]) -> dict[str, Tensor]:
         """All rounds; an error in one of them gives back the masks from before the first."""

@@ -18,6 +18,9 @@ With the polariser "ohh" the loss is seen at that mask itself, however few gates
 for every gate, so pruned gates are still driven and may return; this is one pass of the masked layers' dense gradient.
 The others take the dense path at z = P(m) * theta, with thresholds over all layers under a global allocation and for
 each layer otherwise.
+
+A unit of coupled filters spans several layers and has one gate for all its weights: dE/dm sums theta * dE/dz over them, w
+is their number, |m| times their l1 norm ranks it. Filters in no unit have no gate and no part in G; groups stand for layers.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from math import prod
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ from sparsekit.pruners.polarisers import polarise
 from sparsekit.pruners.spode_gates import fold, initial_gates, one_batch
 from sparsekit.pruners.spode_options import SpODEOptions, checked_arguments
 from sparsekit.pruners.spode_search import search
+from sparsekit.unit_masks import over_units, unit_counts, unit_sizes, unit_sums
 
 
 class SpODE(BasePruner):
@@ -58,7 +61,7 @@ class SpODE(BasePruner):
         radius: r >= 1, cosine of F and g is 1/r; 1 ignores the loss.
         energy: G, "l2" or "l1".
         polariser: P, one of oh, ohm, ohh, ohhm, qt, qtm, gau, gaum; see ``polarise``.
-        projection: pattern Unstructured, Filter or Channel, and allocation; global and unstructured by default.
+        projection: pattern Unstructured, Filter, Channel or CoupledFilters; global and unstructured by default.
         recalibrate: batches for the BatchNorm statistics of the pruned network at the end; 0 leaves them alone.
         options: schedules and what else is rarely changed, see SpODEOptions.
 
@@ -92,8 +95,7 @@ class SpODE(BasePruner):
         self.radius, self.energy, self.polariser = float(radius), energy, polariser
         pattern = self.projection.pattern
         self._shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
-        self._units = {name: prod(pattern.unit_shape(shape)) for name, shape in self._shapes.items()}
-        self._sizes = {name: pattern.unit_size(shape) for name, shape in self._shapes.items()}
+        self._units, self._sizes = unit_counts(pattern, self._shapes), unit_sizes(pattern, self._shapes)
         self.gates, self._start = initial_gates(self.masks, self.projection, self._units, self.sparsity)
         self.density = self._start
         if self.options.reproject:
@@ -163,7 +165,8 @@ class SpODE(BasePruner):
                 _, dz = gradients_at(self.model, self._evaluate, batch, self._effective(values, theta))
                 self.cost.count_pass(batch_size(batch))
                 found = {"loss": self._loss_value}
-        e = {name: -pattern.reduce_sum(w.float() * dz[name].float()) for name, w in theta.items()}
+        sums = unit_sums(pattern, {name: w.float() * dz[name].float() for name, w in theta.items()})
+        e = {name: -total for name, total in sums.items()}
         return found["loss"], e if slopes is None else {name: x * slopes[name] for name, x in e.items()}
 
     def _dense_pass(self, drawn: list[Any]) -> dict[str, Tensor]:
@@ -172,8 +175,8 @@ class SpODE(BasePruner):
 
     def _effective(self, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """P(m) * theta."""
-        expand = self.projection.pattern.expand
-        return {n: (expand(p, self._shapes[n]) * theta[n]).to(theta[n].dtype) for n, p in values.items()}
+        factors = over_units(self.projection.pattern, values, theta)
+        return {name: (factors[name] * w).to(w.dtype) for name, w in theta.items()}
 
     def _polarised(
         self, theta: Mapping[str, Tensor], gates: Mapping[str, Tensor], removed: float
@@ -183,7 +186,7 @@ class SpODE(BasePruner):
         pruned: float | dict[str, float] = removed
         if not isinstance(budget, int):
             pruned = {name: 1.0 - budget[name] / units if units else 0.0 for name, units in self._units.items()}
-        factors = {name: self.projection.pattern.reduce_sum(w.float().abs()) for name, w in theta.items()}
+        factors = unit_sums(self.projection.pattern, {name: w.float().abs() for name, w in theta.items()})
         return polarise(self.polariser, gates, factors, pruned, self.options.ratio, self.options.eps)
 
     def _step_size(self, slope: float) -> float:
@@ -206,8 +209,8 @@ class SpODE(BasePruner):
 
     def _scores(self, last: bool) -> dict[str, Tensor]:
         """What ranks the projection: |m * theta|, at the end with its momentum; shaped as the weights."""
-        expand, mu = self.projection.pattern.expand, self.options.score_momentum
-        scores = {name: (expand(self.gates[name], w.shape) * w).abs() for name, w in self.weights.items()}
+        factors, mu = over_units(self.projection.pattern, self.gates, self.weights), self.options.score_momentum
+        scores = {name: (factors[name] * w).abs() for name, w in self.weights.items()}
         if not mu:
             return scores
         self.scores = {name: s + mu * self.scores[name] if self.scores else s for name, s in scores.items()}

@@ -15,18 +15,19 @@ from sparsekit.nn.batchnorm import batchnorms
 from sparsekit.nn.masked import MaskedLayer
 from sparsekit.ops import replicas
 from sparsekit.projection import Projection
+from sparsekit.pruners.remaining import kept_units
+from sparsekit.unit_masks import over_units
 
 
 def initial_gates(
     masks: Masks, projection: Projection, units: Mapping[str, int], sparsity: float
 ) -> tuple[dict[str, Tensor], float]:
-    """Float32 gates equal to the present masks of the units, and the density of these."""
-    pattern, gates = projection.pattern, {}
-    for name, mask in masks.items():
-        dense = mask.dense()
-        gates[name] = (pattern.reduce_sum(dense.float()) > 0).float()
-        if not torch.equal(pattern.expand(gates[name], tuple(mask.shape)) > 0, dense):
-            raise ValueError(f"SpODE: model: expected masks of whole units of {pattern!r}, got others in `{name}`")
+    """Float32 gates equal to the present masks of the units, and the density of these.
+
+    They are named after layers, or after groups of coupled ones.
+    """
+    dense = {name: mask.dense() for name, mask in masks.items()}
+    gates = {name: bits.float() for name, bits in kept_units(dense, projection.pattern, "SpODE").items()}
     kept = sum(int(gate.count_nonzero()) for gate in gates.values())
     budget = projection.budget({name: tuple(mask.shape) for name, mask in masks.items()}, sparsity)
     final = budget if isinstance(budget, int) else sum(budget.values())
@@ -38,10 +39,11 @@ def initial_gates(
 @torch.no_grad()
 def fold(layers: Mapping[str, MaskedLayer], gates: Mapping[str, Tensor], projection: Projection, option: str) -> None:
     """Multiply what is kept of theta by its gate ("mask") or the sign of that ("sign")."""
-    for name, layer in layers.items():
-        gate = gates[name] if option == "mask" else gates[name].sign()
-        factor = projection.pattern.expand(gate, tuple(layer.weight.shape)).to(layer.weight.dtype)
-        layer.weight.copy_(torch.where(layer.mask.dense(), layer.weight * factor, layer.weight))
+    units = {name: gate if option == "mask" else gate.sign() for name, gate in gates.items()}
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    for name, factor in over_units(projection.pattern, units, weights).items():
+        weight = weights[name]
+        weight.copy_(torch.where(layers[name].mask.dense(), weight * factor.to(weight.dtype), weight))
 
 
 @torch.no_grad()

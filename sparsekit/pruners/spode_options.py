@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sparsekit.coupled import CoupledFilters
 from sparsekit.patterns import Channel, Filter, Pattern, Unstructured
 from sparsekit.pruners import flow
 from sparsekit.pruners.checks import checked_sparsity
@@ -93,8 +94,9 @@ def checked_arguments(options: SpODEOptions, radius: Any, energy: Any, polariser
         raise ValueError(
             f"SpODE: radius: expected at most {flow.MAX_RADIUS:g} for a radius that rises to it, got {radius!r}"
         )
-    if not isinstance(pattern, (Unstructured, Filter, Channel)):
-        raise ValueError(f"SpODE: projection: expected the pattern Unstructured, Filter or Channel, got {pattern!r}")
+    if not isinstance(pattern, (Unstructured, Filter, Channel, CoupledFilters)):
+        expected = "the pattern Unstructured, Filter, Channel or CoupledFilters"
+        raise ValueError(f"SpODE: projection: expected {expected}, got {pattern!r}")
 
 
 def _check_number(argument: str, value: Any, low: float, high: float, expected: str, closed: bool = False) -> None:

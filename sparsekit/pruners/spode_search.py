@@ -20,6 +20,7 @@ from sparsekit.pruners import flow
 from sparsekit.pruners.bip_options import batchnorm_policy
 from sparsekit.pruners.cost import batch_size
 from sparsekit.pruners.spode_options import REALISED
+from sparsekit.unit_masks import over_units
 
 if TYPE_CHECKING:
     from sparsekit.pruners.spode import SpODE
@@ -88,9 +89,10 @@ def search(
 
 def trial(pruner: SpODE, gates: Mapping[str, Tensor], removed: float, batch: Any) -> Tensor:
     """E of gates that would prune so much, by a forward pass that moves no BatchNorm statistics."""
-    expand, theta = pruner.projection.pattern.expand, pruner.weights
+    theta = pruner.weights
     if pruner.polariser == "ohh":  # whose loss is seen at the masks themselves
-        scores = {n: (expand(gates[n], w.shape) * w).abs() for n, w in theta.items()}
+        factors = over_units(pruner.projection.pattern, gates, theta)
+        scores = {n: (factors[n] * w).abs() for n, w in theta.items()}
         masks = pruner.projection(scores, removed, key="value").masks
         z = {n: torch.where(masks[n].dense(), w, 0) for n, w in theta.items()}
     else:

@@ -19,11 +19,18 @@ JOBS = {
         "stale_model",
         "recalibrated",
     ],
+    "coupled_jobs": ["masks_of_one_process", "wrappers", "other_couplings"],
     "fsdp_jobs": ["masks_of_one_process", "finalized", "refused", "statistics"],
 }
 # On four ranks, which share few cores, only what another number than two may change.
 ONLY_TWO = {"losses_that_fail", "faults", "checkpoints", "stale_model", "recalibrated", "statistics"}
-CASES = [(w, m, job) for w in (2, 4) for m, jobs in JOBS.items() for job in jobs if w == 2 or job not in ONLY_TWO]
+CASES = [
+    (w, m, job)
+    for w in (2, 4)
+    for m, jobs in JOBS.items()
+    for job in jobs
+    if w == 2 or not (job in ONLY_TWO or m == "coupled_jobs")
+]
 
 
 @pytest.fixture(scope="module")

@@ -387,10 +387,13 @@ WRONG = [
     ({"energy": "l3"}, "SpODE: energy: expected one of l2, l1, got 'l3'"),
     ({"polariser": "id"}, "SpODE: polariser: expected one of oh, ohm, ohh, ohhm, qt, qtm, gau, gaum, got 'id'"),
     ({"options": "exp"}, "SpODE: options: expected SpODEOptions, got str"),
-    ({"projection": Projection(NM(2, 4))}, "SpODE: projection: expected the pattern Unstructured, Filter or Channel"),
+    (
+        {"projection": Projection(NM(2, 4))},
+        "SpODE: projection: expected the pattern Unstructured, Filter, Channel or CoupledFilters",
+    ),
     (
         {"projection": Projection(Block(2, 2))},
-        "SpODE: projection: expected the pattern Unstructured, Filter or Channel",
+        "SpODE: projection: expected the pattern Unstructured, Filter, Channel or CoupledFilters",
     ),
 ]
 WRONG_OPTIONS = [
