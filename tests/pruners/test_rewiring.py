@@ -256,6 +256,27 @@ def test_gradients_that_are_no_numbers_leave_everything_alone(kind: Any) -> None
     assert all(torch.equal(after[n], v) or (v.isnan() == after[n].isnan()).all() for n, v in before.items())
 
 
+def test_an_infinite_gradient_is_no_score() -> None:
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *dx: Tensor) -> Tensor:
+            return dx[0].index_fill(1, torch.tensor([0]), torch.inf)
+
+    model, source = build(), batches()
+    pruner = sk.RigL(model, loss, 0.6, optimizer=sgd, steps=9, every=2)
+    for _ in range(2):
+        pruner.step(source)
+    pruner.loss = lambda m, b: (Steep.apply(m(b[0])) - b[1]).square().sum(1).mean()  # pyright: ignore
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"RigL: scores: expected numbers, got NaN \(step 3\)"):
+        pruner.step(source)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @KINDS
 def test_what_it_refuses(kind: Any) -> None:
     n = kind.__name__
