@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,10 @@ def best(scores: Tensor, count: int) -> Tensor:
     return kept.view_as(scores)
 
 
+def mixed(seed: int, step: int) -> int:
+    return int(hashlib.sha256(f"{seed} {step}".encode()).hexdigest()[:8], 16)
+
+
 def loop(kind: Any, steps: int, every: int, end: int, sparsity: float, seed: int) -> Iterator[tuple[Any, Any, Any]]:
     """(weights, masks, momenta) after every step, by where, sort and autograd alone."""
     model = build()
@@ -74,7 +79,7 @@ def loop(kind: Any, steps: int, every: int, end: int, sparsity: float, seed: int
             return list(torch.autograd.grad((out - y).square().sum(1).mean(), [*z, *biases]))
 
         if due:
-            grow = [g.abs() for g in gradients()[:2]] if kind is sk.RigL else numbers(seed * 2**32 + t)
+            grow = [g.abs() for g in gradients()[:2]] if kind is sk.RigL else numbers(mixed(seed, t))
             for i, (w, m, g) in enumerate(zip(weights, masks, grow, strict=True)):
                 k = math.floor(0.3 / 2 * (1 + math.cos(math.pi * t / end)) * counts[i])
                 stay = best(torch.where(m, w.detach().abs(), -1.0), counts[i] - k)
@@ -235,6 +240,17 @@ def test_drawing_is_a_matter_of_seed_and_step_and_of_nobody_else() -> None:
 
     assert run(1, 5) == run(1, 6) != run(2, 5)
     assert len(set(run(1, 5))) == 4  # before steps 2, 4 and 6 the masks change
+
+
+def test_seeds_draw_other_weights_where_all_else_is_equal() -> None:
+    found = []
+    for seed in (0, 1, 2, 2**31 - 1):
+        pruner, source = build_set(seed), batches()
+        sk.set_masks(pruner.model, sk.RandomPruning(build(), loss, 0.6).masks)
+        for _ in range(3):
+            pruner.step(source)
+        found.append(pruner.masks.hash())
+    assert len(set(found)) == 4
 
 
 @KINDS
