@@ -131,6 +131,16 @@ def test_snip_of_units_is_the_gradient_of_one_gate_on_each() -> None:
     assert sums.tolist() == [2, 5, 3]
 
 
+def test_units_of_different_sizes_rank_by_their_gates_alone() -> None:
+    found, pruner = scores_of(sk.SNIP(network(), entropy, 2 / 3, projection=sk.Projection("filter", "global")))
+    gates = torch.cat([score.double().flatten(1).sum(1).abs() for score in found[0].values()])
+    rows = torch.cat([mask.dense().flatten(1).all(1) for mask in pruner.masks.values()])
+    best = gates.argsort(descending=True, stable=True)[: kept_count(len(gates), 2 / 3)]
+    assert set(rows.nonzero().flatten().tolist()) == set(best.tolist())
+    sizes = torch.cat([torch.full((len(s),), s[0].numel()) for s in found[0].values()])
+    assert set((gates * sizes).argsort(descending=True)[: len(best)].tolist()) != set(best.tolist())
+
+
 @pytest.mark.parametrize("schedule", ["geometric", "linear"])
 def test_rounds_score_what_is_left_on_new_batches(schedule: str) -> None:
     seen: list[Any] = []
