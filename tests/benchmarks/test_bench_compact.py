@@ -130,6 +130,7 @@ def test_the_table(rows: list[dict[str, Any]]) -> None:
     )
     assert text.count("resnet8") == 2 and "CPU" in text
     assert "| --- | --- | ---: |" in text
+    assert compact_table(row | {"bench": "structured"} for row in rows) == EMPTY
     even = compact_table([row | {"ratio": 1.0} for row in rows])
     assert "1.00×" in even and "slower" not in even
     assert compact_table(row for row in rows if row["provider"] != "compact") == EMPTY
