@@ -26,6 +26,7 @@ from sparsekit.pruners.spode_options import node_sparsity
 pytestmark = pytest.mark.filterwarnings("ignore::sparsekit.CollapseWarning")
 KINDS: dict[str, Any] = {"snip": sk.SNIP, "grasp": sk.GraSP, "synflow": sk.SynFlow}
 EVERY = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+FILTERS = sk.Projection("filter", "uniform")
 Batch = tuple[Tensor, Tensor]
 
 
@@ -345,6 +346,13 @@ def test_synflow_by_hand() -> None:
     # R = 2 (1 + 2) + 1 (3 + 0.5) + |bias|
     assert found[0]["0"].tolist() == [[2, 4], [3, 0.5]] and found[0]["2"].tolist() == [[6, 3.5]]
     assert kept(pruner) == [[0, 1], [0, 0]] and kept(pruner, "2") == [[1, 1]]
+
+
+def test_synflow_of_units_is_the_sum() -> None:
+    model = linear([[4.0, 0.0, 0.0], [2.0, 2.0, 1.0]])
+    found, pruner = scores_of(sk.SynFlow(model, entropy, 0.5, rounds=1, input_shape=(3,), projection=FILTERS), iter([]))
+    assert found[0]["0"].tolist() == [[4, 0, 0], [2, 2, 1]]  # sums 4 and 5, norms 4 and 3
+    assert kept(pruner) == [[0, 0, 0], [1, 1, 1]]
 
 
 def test_all_parameters_and_statistics_are_absolute() -> None:
