@@ -91,7 +91,7 @@ def curvature_at(
     leaves = {name: value.detach().clone().requires_grad_() for name, value in z.items()}
     # The fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        # Each process takes its own Hessian along the common vector: an average would cut the graph.
+        # Each process takes its own Hessian along the common vector: of an average autograd would see its own share alone.
         _, dz = _local_gradients(model, loss, batch, leaves, create_graph=True)
         slope = torch.stack([(dz[name] * vector[name]).sum() for name in leaves]).sum()
         found: Any = (None,) * len(leaves)

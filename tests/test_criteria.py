@@ -30,6 +30,8 @@ def doubles(seed: int, n: int) -> list[Tensor]:
     ("result", "expected"),
     [
         (criteria.gate_gradient(THETA, DZ), [1.0, -6.0, -2.0, -3.0]),
+        (criteria.gradient_flow(THETA, DZ), [1.0, -6.0, -2.0, -3.0]),
+        (criteria.synaptic_flow(THETA, DZ), [1.0, 6.0, 2.0, 3.0]),
         (criteria.hydra(THETA, DZ, SCORES), [1.0, 6.0, 2.0, -3.0]),
         (criteria.bip_hypergradient(THETA, MASK, DZ, SCORES, 1.0), [0.75, 10.0, 2.0, -3.0]),
         (criteria.bip_hypergradient(THETA, MASK, DZ, SCORES, 2.0), [0.875, 8.0, 2.0, -3.0]),

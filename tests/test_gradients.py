@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import sparsekit as sk
+from sparsekit.gradients import curvature_at
 
 X = torch.randn(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -119,6 +120,57 @@ def test_hessian_vector_product(model: nn.Module, names: tuple[str, ...]) -> Non
         sum((g * v).sum() for g, v in zip(dz.values(), vectors, strict=True)), list(chosen.values())
     )
     torch.testing.assert_close(got, expected)
+
+
+def vectors_like(z: dict[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in z.items()}
+
+
+def test_curvature_is_the_hessian_times_any_vector(model: nn.Module) -> None:
+    z = masked(model)
+    vector = vectors_like(z)
+    first = torch.autograd.grad(by_hand(model, z), list(z.values()), create_graph=True)
+    expected = torch.autograd.grad(sum((g * vector[n]).sum() for n, g in zip(z, first, strict=True)), list(z.values()))
+    given = {n: v.detach() for n, v in z.items()}
+    copies = {n: v.clone() for n, v in given.items()}
+    with torch.no_grad():
+        found = curvature_at(model, loss, X, given, vector)
+    for (name, own), exact in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(own, exact)
+        assert not own.requires_grad and own[~sk.masks(model)[name].dense()].any()
+    assert all(torch.equal(v, copies[n]) and not v.requires_grad for n, v in given.items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_has_no_curvature_gets_zeros(model: nn.Module) -> None:
+    given = {n: layer.masked_weight() for n, layer in sk.masked_layers(model).items()}
+    for straight in (lambda m, b: m.conv(b).mean(), lambda m, b: m.fc(b.mean((2, 3)).repeat(1, 2)[:, :3]).sum()):
+        flat = curvature_at(model, straight, X, given, vectors_like(given))
+        assert all(found.shape == given[n].shape and not found.any() for n, found in flat.items())
+    half = curvature_at(model, lambda m, b: m.conv(b).square().mean(), X, given, vectors_like(given))
+    assert half["conv"].any() and half["fc"].shape == (4, 3) and not half["fc"].any()
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(4, 12, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*self.inner(x).unsqueeze(1).chunk(3, -1))
+
+
+def test_curvature_goes_through_attention() -> None:
+    model, step = Attention(), 1e-6
+    sk.sparsify(model)
+    x = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = {"inner": model.inner.masked_weight().detach()}
+    v = vectors_like(z)
+    up, down = (sk.gradients_at(model, loss, x, {"inner": z["inner"] + s * v["inner"]})[1] for s in (step, -step))
+    found = curvature_at(model, loss, x, z, v)["inner"]
+    torch.testing.assert_close(found, (up["inner"] - down["inner"]) / (2 * step), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("create_graph", [False, True])

@@ -5,6 +5,7 @@ RigL: here the weights to take in are drawn at random, all that do not stay bein
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from torch import Tensor
@@ -47,4 +48,6 @@ class SET(Rewiring):
     def _begin(self, index: int, drawn: list[Any]) -> dict[str, Tensor]:
         if not self.fraction:
             return {}
-        return self._rewire(random_scores(self.weights, (self.seed << 32) + self._step))
+        # Mixed into 32 bits, since a CPU generator looks at no more of its seed.
+        mixed = hashlib.sha256(f"{self.seed} {self._step}".encode()).digest()
+        return self._rewire(random_scores(self.weights, int.from_bytes(mixed[:4], "big")))

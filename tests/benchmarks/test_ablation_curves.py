@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from sparsekit.benchmarks import ablation_curves
 from sparsekit.benchmarks.ablation_curves import SWEEPS, curves_figure, main, methods, points
@@ -78,6 +79,53 @@ def test_the_figure_has_a_line_for_each_sparsity() -> None:
     for words in ("90", "95", "98", "∞", "γ", "factor of the lower rate"):
         assert f">{words}" in text, words
     assert {f"var(--series-{i})" for i in range(3)} <= set(re.findall(r"var\(--series-\d\)", text))
+
+
+def test_where_the_points_are() -> None:
+    values = {method: 0.5 + 0.05 * i for i, method in enumerate(methods())}
+    rows = [
+        row(m, s, values[m] + change * s, level)
+        for m in values
+        for s in (0, 1)
+        for level, change in ((0.9, 0), (0.95, 0.1))
+    ]
+    found = points(rows)
+    for sweep, places in zip(SWEEPS, ([-1, 0, 1, 2], [-2, -1, 0]), strict=True):
+        axes: Any = Figure().subplots()
+        ablation_curves._panel(axes, sweep, [point for point in found if point.sweep == sweep.name])
+        assert axes.get_xticks().tolist() == places  # infinity one step of ten beyond the largest
+        assert [text.get_text() for text in axes.get_xticklabels()][-1] == ("∞" if sweep.name == "gamma" else "1")
+        first, second = axes.get_lines()
+        own = [100 * values[method] for _, method in sweep.methods]
+        assert first.get_xdata().tolist() == second.get_xdata().tolist() == places
+        assert first.get_ydata().tolist() == pytest.approx(own)
+        assert second.get_ydata().tolist() == pytest.approx([y + 5 for y in own])
+        bands = [c.get_datalim(axes.transData) for c in axes.collections]
+        assert [round(band.height) for band in bands] == [
+            round(max(own) - min(own)),
+            round(max(own) - min(own) + 127.06),
+        ]
+
+
+def test_accuracies_stay_within_what_there_is() -> None:
+    rows = [row(m, s, 0.5 * s + 0.5, 0.9) for m in methods() for s in (0, 1)]
+    labels = [float(text) for text in re.findall(r">([\d.]+)</text>", curves_figure(points(rows), "c"))]
+    assert labels and max(labels) <= 100
+
+
+def test_the_page_has_each_mean_at_its_place(tmp_path: Path) -> None:
+    values = {method: 0.5 + 0.05 * i for i, method in enumerate(methods())}
+    rows = [
+        row(m, 0, values[m] + plus, level, config=RECIPE) for m in values for level, plus in ((0.9, 0.0), (0.95, 0.01))
+    ]
+    page = ablation_curves.write_curves(rows, tmp_path / "page.html").read_text()
+    found = re.findall(r"<small>(.*?)</small></th>\s*<td>([\d.]+)</td><td>1</td>\s*<td>([\d.]+)</td>", page)
+    expected = [m for sweep in SWEEPS for _, m in sweep.methods]
+    assert found == [(m, f"{100 * values[m]:.2f}", f"{100 * values[m] + 1:.2f}") for m in expected]
+
+
+def test_the_default_sparsities_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [round(s, 3) for s in ablation_curves._arguments([]).sparsity] == [0.866, 0.945, 0.986]
 
 
 def test_failures_and_bad_input(

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("torch_pruning")
 
@@ -75,6 +78,47 @@ def test_outputs_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         list(bench_compact.run(1))
 
 
+def test_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_compact, "SETTINGS", TINY[1:])
+    seen: dict[str, Any] = {}
+    forward, surgery = bench_compact._forward, bench_compact.compact
+
+    def told(model: nn.Module, x: torch.Tensor) -> Any:
+        call = forward(model, x)
+        return lambda: (model, call())
+
+    def timed(passes: dict[str, Any], **options: Any) -> dict[str, Any]:
+        seen.update({name: call() for name, call in passes.items()})
+        return {}
+
+    monkeypatch.setattr(bench_compact, "_forward", told)
+    monkeypatch.setattr(bench_compact, "compare_times", timed)
+    reports: list[Any] = []
+    monkeypatch.setattr(bench_compact, "compact", lambda *a: reports.append(surgery(*a)) or reports[0])
+    assert list(bench_compact.run(1)) == []
+    (_, report), numel = reports[0], lambda model: sum(p.numel() for p in model.parameters())
+    models = {name: model for name, (model, _) in seen.items()}
+    assert [len(masked_layers(model)) for model in models.values()] == [7, 0, 0]
+    assert [numel(model) for model in models.values()] == [report.parameters[0], *report.parameters]
+    for model, y in seen.values():
+        assert y.shape == (4, 10) and not y.requires_grad and not any(m.training for m in model.modules())
+    assert bench_compact.facts(replace(report, difference=0.25))["difference"] == 0.25
+
+
+def test_how_alike_outputs_have_to_be() -> None:
+    large = torch.tensor([100.0, -300.0])
+    bench_compact._alike("x", large + 0.002, large)
+    bench_compact._alike("x", large * 0 + 5e-6, large * 0)
+    for own, expected in (
+        (large + 0.01, large),
+        (large - 0.01, large),
+        (large * 0 + 2e-5, large * 0),
+        (large * math.nan, large),
+    ):
+        with pytest.raises(ValueError, match="bench_compact: x: expected outputs within 1e-05, got a difference of"):
+            bench_compact._alike("x", own, expected)
+
+
 def test_the_table(rows: list[dict[str, Any]]) -> None:
     by_hand = [row | {"median_s": 2e-3, "ratio": 1.0} for row in rows]
     for row in by_hand[2::3]:
@@ -85,4 +129,8 @@ def test_the_table(rows: list[dict[str, Any]]) -> None:
         in text
     )
     assert text.count("resnet8") == 2 and "CPU" in text
+    assert "| --- | --- | ---: |" in text
+    assert compact_table(row | {"bench": "structured"} for row in rows) == EMPTY
+    even = compact_table([row | {"ratio": 1.0} for row in rows])
+    assert "1.00×" in even and "slower" not in even
     assert compact_table(row for row in rows if row["provider"] != "compact") == EMPTY

@@ -70,3 +70,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         with pytest.raises(SystemExit):
             main([*words, *wrong, "--threads", str(threads)])
     assert read_rows(out) == rows
+
+
+def test_the_defaults_are_those_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(collapse, "run", lambda *a, **b: seen.append((a, b)) or [])
+    main(["--out", str(tmp_path / "rows.jsonl"), "--threads", str(torch.get_num_threads())])
+    sparsities, setting = (
+        [0.9, 0.93, 0.95, 0.965, 0.98],
+        {"network": "vgg19", "classes": 200, "size": 64, "rounds": 100},
+    )
+    assert seen == [((("synflow", "synflow-released"), sparsities, 3), setting)]

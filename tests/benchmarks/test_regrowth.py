@@ -14,10 +14,11 @@ from torch import nn
 import sparsekit as sk
 from sparsekit.allocation import kept_count
 from sparsekit.benchmarks import regrowth
-from sparsekit.benchmarks.builders import Start
+from sparsekit.benchmarks.builders import Start, projection_of
 from sparsekit.benchmarks.engine import Workbench
 from sparsekit.benchmarks.families import iterative
 from sparsekit.benchmarks.families.iterative import training_steps
+from sparsekit.benchmarks.masking import sparsify_for
 from sparsekit.benchmarks.methods import METHODS
 from sparsekit.benchmarks.recipe import Recipe
 from sparsekit.benchmarks.recipe_files import find_recipe, read_recipe, recipe_names
@@ -125,6 +126,19 @@ def test_what_is_scored_as_released(tmp_path: Path) -> None:
     assert [found[name].batches for name in found] == [6, 6, 1]
     synflow = found["iter-synflow-released"]
     assert (synflow.batchnorm, synflow.options["double"], synflow.rounds) == ("train", False, 10)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "spode", "snip", "grasp", "synflow"])
+def test_what_a_round_prunes_by(name: str, tmp_path: Path) -> None:
+    recipe = replace(SMALL, structure="filter")
+    bench = Workbench(recipe, tmp_path)
+    for method in (f"iter-{name}", f"iter-{name}-released"):
+        model = bench.network(0)
+        sparsify_for(model, recipe)
+        inner: Any = METHODS[method].build(Start(model, bench.loss, {}, 0.5, recipe, 6, 96)).inner
+        assert inner.projection == projection_of(recipe) and inner.sparsity == pytest.approx(1 - 0.5**0.1)
+        if name == "spode":
+            assert (inner.radius, inner.recalibrate, inner.steps) == (1.4, 0, 2)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

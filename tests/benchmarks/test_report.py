@@ -200,8 +200,22 @@ def test_many_methods_have_a_digest(tmp_path: Path) -> None:
     html = page(tmp_path, rows)
     assert text in html and words in html
     assert as_json(rows)["groups"][0]["digest"] == [text]
-    alone = digest(summarise([r for r in rows if r["method"] != "imp"]).groups[0])
-    assert alone == () or "without a pair of runs with IMP" in alone[0]
+
+
+def many(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The rows, and those of ``bip`` once more under so many other names."""
+    own = [r for r in rows if r["method"] == "bip"]
+    return rows + [r | {"method": f"own{i}", "id": f"{r['id']}own{i}"} for i in range(count) for r in own]
+
+
+def test_when_there_is_a_digest_and_for_what() -> None:
+    rows = comparison(("imp", "bip"), sparsities=(0.5, 0.9))
+    assert digest(summarise(many(rows, 5)).groups[0]) == ()  # six that a reader takes in one by one
+    space = "\N{NO-BREAK SPACE}"
+    found = digest(summarise(many(rows, 6)).groups[0])
+    assert [text[:7] for text in found] == [f"At 50{space}%", f"At 90{space}%"]
+    alone = digest(summarise(many([r for r in rows if r["method"] != "imp"], 8)).groups[0])
+    assert len(alone) == 2 and all("in %: without a pair of runs with IMP: BiP (" in text for text in alone)
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import sparsekit as sk
 from sparsekit import ops
+from sparsekit.gradients import curvature_at
 from sparsekit.pruners.bip_options import BiPOptions
 from sparsekit.pruners.checks import cycle
 from sparsekit.pruners.spode_options import SpODEOptions
@@ -236,6 +237,15 @@ def undistributed(make: Maker, *arguments: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return make(*arguments)
+
+
+def curvature(rank: int, world: int) -> None:
+    """H v of a share of the batch on each rank is, bit by bit, that of one process with all of it."""
+    model, ddp = wrapped(rank)
+    z = {name: layer.weight.detach() for name, layer in sk.masked_layers(model).items()}
+    found = curvature_at(ddp, squared_loss, next(own_batches(rank, world, 2)), z, z)
+    expected = curvature_at(exact(1), squared_loss, next(whole_batches(2)), z, z)
+    assert all(torch.equal(found[name], value) and bool(value.any()) for name, value in expected.items())
 
 
 def network(seed: int) -> nn.Module:

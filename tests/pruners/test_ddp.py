@@ -10,6 +10,7 @@ from processes import check, run
 JOBS = {
     "ddp_jobs": [
         "masks_of_one_process",
+        "curvature",
         "ranks_agree",
         "losses_that_fail",
         "faults",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,10 @@ def best(scores: Tensor, count: int) -> Tensor:
     return kept.view_as(scores)
 
 
+def mixed(seed: int, step: int) -> int:
+    return int(hashlib.sha256(f"{seed} {step}".encode()).hexdigest()[:8], 16)
+
+
 def loop(kind: Any, steps: int, every: int, end: int, sparsity: float, seed: int) -> Iterator[tuple[Any, Any, Any]]:
     """(weights, masks, momenta) after every step, by where, sort and autograd alone."""
     model = build()
@@ -50,7 +55,7 @@ def loop(kind: Any, steps: int, every: int, end: int, sparsity: float, seed: int
             return list(torch.autograd.grad((out - y).square().sum(1).mean(), [*z, *biases]))
 
         if due:
-            grow = [g.abs() for g in gradients()[:2]] if kind is sk.RigL else numbers(seed * 2**32 + t)
+            grow = [g.abs() for g in gradients()[:2]] if kind is sk.RigL else numbers(mixed(seed, t))
             for i, (w, m, g) in enumerate(zip(weights, masks, grow, strict=True)):
                 k = math.floor(0.3 / 2 * (1 + math.cos(math.pi * t / end)) * counts[i])
                 stay = best(torch.where(m, w.detach().abs(), -1.0), counts[i] - k)
@@ -213,6 +218,17 @@ def test_drawing_is_a_matter_of_seed_and_step_and_of_nobody_else() -> None:
     assert len(set(run(1, 5))) == 4  # before steps 2, 4 and 6 the masks change
 
 
+def test_seeds_draw_other_weights_where_all_else_is_equal() -> None:
+    found = []
+    for seed in (0, 1, 2, 2**31 - 1):
+        pruner, source = build_set(seed), batches()
+        sk.set_masks(pruner.model, sk.RandomPruning(build(), loss, 0.6).masks)
+        for _ in range(3):
+            pruner.step(source)
+        found.append(pruner.masks.hash())
+    assert len(set(found)) == 4
+
+
 @KINDS
 def test_gradients_that_are_no_numbers_leave_everything_alone(kind: Any) -> None:
     model, source = build(), batches()
@@ -230,6 +246,27 @@ def test_gradients_that_are_no_numbers_leave_everything_alone(kind: Any) -> None
         pruner.step(source)
     after = model.state_dict()
     assert all(torch.equal(after[n], v) or (v.isnan() == after[n].isnan()).all() for n, v in before.items())
+
+
+def test_an_infinite_gradient_is_no_score() -> None:
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *dx: Tensor) -> Tensor:
+            return dx[0].index_fill(1, torch.tensor([0]), torch.inf)
+
+    model, source = build(), batches()
+    pruner = sk.RigL(model, loss, 0.6, optimizer=sgd, steps=9, every=2)
+    for _ in range(2):
+        pruner.step(source)
+    pruner.loss = lambda m, b: (Steep.apply(m(b[0])) - b[1]).square().sum(1).mean()  # pyright: ignore
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"RigL: scores: expected numbers, got NaN \(step 3\)"):
+        pruner.step(source)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @KINDS

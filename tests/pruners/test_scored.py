@@ -26,6 +26,7 @@ from sparsekit.pruners.spode_options import node_sparsity
 pytestmark = pytest.mark.filterwarnings("ignore::sparsekit.CollapseWarning")
 KINDS: dict[str, Any] = {"snip": sk.SNIP, "grasp": sk.GraSP, "synflow": sk.SynFlow}
 EVERY = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+FILTERS = sk.Projection("filter", "uniform")
 Batch = tuple[Tensor, Tensor]
 
 
@@ -129,6 +130,16 @@ def test_snip_of_units_is_the_gradient_of_one_gate_on_each() -> None:
         best = sums >= sums.sort(descending=True).values[kept_count(len(sums), 0.5) - 1]
         assert torch.equal(pruner.masks["0"].dense(), best.unsqueeze(dim).expand(2, 3))
     assert sums.tolist() == [2, 5, 3]
+
+
+def test_units_of_different_sizes_rank_by_their_gates_alone() -> None:
+    found, pruner = scores_of(sk.SNIP(network(), entropy, 2 / 3, projection=sk.Projection("filter", "global")))
+    gates = torch.cat([score.double().flatten(1).sum(1).abs() for score in found[0].values()])
+    rows = torch.cat([mask.dense().flatten(1).all(1) for mask in pruner.masks.values()])
+    best = gates.argsort(descending=True, stable=True)[: kept_count(len(gates), 2 / 3)]
+    assert set(rows.nonzero().flatten().tolist()) == set(best.tolist())
+    sizes = torch.cat([torch.full((len(s),), s[0].numel()) for s in found[0].values()])
+    assert set((gates * sizes).argsort(descending=True)[: len(best)].tolist()) != set(best.tolist())
 
 
 @pytest.mark.parametrize("schedule", ["geometric", "linear"])
@@ -335,6 +346,13 @@ def test_synflow_by_hand() -> None:
     # R = 2 (1 + 2) + 1 (3 + 0.5) + |bias|
     assert found[0]["0"].tolist() == [[2, 4], [3, 0.5]] and found[0]["2"].tolist() == [[6, 3.5]]
     assert kept(pruner) == [[0, 1], [0, 0]] and kept(pruner, "2") == [[1, 1]]
+
+
+def test_synflow_of_units_is_the_sum() -> None:
+    model = linear([[4.0, 0.0, 0.0], [2.0, 2.0, 1.0]])
+    found, pruner = scores_of(sk.SynFlow(model, entropy, 0.5, rounds=1, input_shape=(3,), projection=FILTERS), iter([]))
+    assert found[0]["0"].tolist() == [[4, 0, 0], [2, 2, 1]]  # sums 4 and 5, norms 4 and 3
+    assert kept(pruner) == [[0, 0, 0], [1, 1, 1]]
 
 
 def test_all_parameters_and_statistics_are_absolute() -> None:

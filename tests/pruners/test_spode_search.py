@@ -168,6 +168,34 @@ def test_batchnorm_as_released(reset: bool) -> None:
         sk.SpODE(net(), loss, 0.5, options=sk.SpODEOptions(recalibration="x"))
 
 
+def test_the_pass_as_released_has_no_dropout() -> None:
+    means = []
+    for drop in (0.0, 0.9):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(drop), nn.Linear(50, 6), nn.BatchNorm1d(6), nn.Linear(6, 5))
+        sk.sparsify(model)
+        options = sk.SpODEOptions(recalibration="released", batchnorm="frozen")
+        pruner = sk.SpODE(model, loss, 0.5, steps=1, radius=1.0, options=options)
+        pruner.step(stream())
+        means.append(model[3].running_mean.clone())
+        assert all(module.training for module in model.modules())
+    assert torch.equal(*means)
+
+
+def test_trials_normalise_as_the_flow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def watched(m: nn.Module, batch: Any) -> torch.Tensor:
+        seen.append(m[1].training)
+        return loss(m, batch)
+
+    for policy, training in (("train", True), ("frozen", True), ("eval", False)):
+        seen.clear()
+        options = sk.SpODEOptions(radius_search="auto", batchnorm=policy)
+        sk.SpODE(net(), watched, 0.5, steps=2, options=options).step(stream())
+        assert seen == [training] * 8, policy
+
+
 def test_a_failed_pass_leaves_the_statistics() -> None:
     model, batches, calls = net(), stream(), []
 
