@@ -55,6 +55,9 @@ def test_compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(report, sk.CompactReport) and report.parameters[1] < 0.3 * report.parameters[0]
     assert all(layer.outputs.asked == layer.outputs.removed for layer in report.layers)
     assert torch.equal(small.eval()(x), again.eval()(x))  # pyright: ignore
+    exported = found["exported"]
+    assert isinstance(exported, sk.ExportReport) and exported.compact and exported.difference < 1e-4
+    assert exported.compact.parameters == report.parameters
 
 
 def test_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,4 +69,4 @@ def test_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_block_is_run() -> None:
     pages = ("compact.md", "diagnostics.md", "distributed.md", "integrations.md", "peers.md")
-    assert [len(python(page)) for page in pages] == [2, 2, 2, 2, 0]
+    assert [len(python(page)) for page in pages] == [3, 2, 2, 2, 0]
