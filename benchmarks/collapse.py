@@ -92,7 +92,7 @@ def _line(key: tuple[Any, ...], rows: Sequence[Row]) -> tuple[str, ...]:
     least = [100 * min(kept / total for _, total, kept in row["layers"]) for row in rows]
     what = f"{network}, {classes} classes, {size} px, {rounds} rounds"
     low, high = (f"{float(f'{share:.2g}'):g}" for share in (min(least), max(least)))  # never 1e+02
-    worst = low + ("" if min(least) == max(least) else f" to {high}")
+    worst = low + ("" if low == high else f" to {high}")
     counts = f"{min(lost)}" + ("" if min(lost) == max(lost) else f" to {max(lost)}")
     return what, sparsity_text(sparsity), name_of(method), str(len(rows)), counts, str(len(rows[0]["layers"])), worst
 

@@ -54,6 +54,10 @@ def test_the_table() -> None:
         [what, f"98{SPACE}%", "SynFlow", "1", "0", "2", "4.5"],
     ]
     assert "| 100 |" in collapse_table([row("synflow", 0, [200, 200], 0.0)])
+    alike = [
+        row("synflow", seed, [kept]) | {"layers": [["one", 10**6, kept]]} for seed, kept in ((0, 60001), (1, 60002))
+    ]
+    assert "| 6 |" in collapse_table(alike)  # equal as they are shown
     assert collapse_table([{"kind": "compare"}]) == EMPTY
 
 
